@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+# Tidewire: `make run` and `make test` are all a fresh machine needs; `make help` lists the rest.
+
+VERSION   := 0.1.0
+PREFIX    ?= /usr/local
+CC        := $(if $(filter default,$(origin CC)),gcc,$(CC))
+FUZZ_CC   ?= clang-14
+PYTHON    ?= /usr/bin/python3
+RUN       ?= lua/examples/talk-back.lua
+T         ?= 120
+
+# release: what ships. check: unit tests and fuzz replays, always under ASan and UBSan.
+# asan, tsan: the whole server for the end-to-end suite. cover: unit tests and server that count lines.
+V     ?= release
+BUILD := build$(if $(filter-out release,$(V)),/$(V))
+
+WARN  := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla -Werror
+CPP   := -D_GNU_SOURCE -DTIDEWIRE_VERSION='"$(VERSION)"' -Isrc -isystem /usr/include/lua5.4 -isystem /usr/share/include/llhttp \
+         -DLLHTTP_STRICT_MODE=1
+BASE  := -std=c11 -g -pthread -fno-omit-frame-pointer
+SAN   := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
+FLAGS_release := -O2 -flto=auto -fPIE -fstack-protector-strong -fcf-protection -D_FORTIFY_SOURCE=2
+LINK_release  := -O2 -flto=auto -pie -Wl,-z,relro,-z,now -Wl,--as-needed
+FLAGS_check   := $(SAN)
+LINK_check    := $(SAN)
+FLAGS_asan    := $(SAN)
+LINK_asan     := $(SAN)
+FLAGS_tsan    := -O1 -fsanitize=thread
+LINK_tsan     := -fsanitize=thread
+FLAGS_cover   := -O0 --coverage
+LINK_cover    := --coverage
+FLAGS_debug   := -O0
+LINK_debug    :=
+FLAGS_fuzz    := $(SAN) -fsanitize=fuzzer-no-link
+LINK_fuzz     := $(SAN) -fsanitize=fuzzer
+ifeq ($(V),fuzz)
+CC := $(FUZZ_CC)
+endif
+LIBS  := -lev -lwslay -llua5.4 -lcrypto -lm -ldl
+
+SRC   := $(sort $(wildcard src/*.c src/*/*.c))
+OBJ   := $(SRC:src/%.c=$(BUILD)/obj/%.o)
+LLHTTP := $(BUILD)/obj/llhttp/api.o $(BUILD)/obj/llhttp/http.o $(BUILD)/obj/llhttp/llhttp.o
+LIBOBJ := $(filter-out $(BUILD)/obj/main.o,$(OBJ)) $(LLHTTP)
+UNIT  := $(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c)))
+FUZZ  := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+
+.PHONY: all help run test check-tools deps lint unit asan tsan fuzz cover install clean format binary checks checks-unit checks-fuzz
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+
+all: deps ## build build/tidewire
+	@$(MAKE) --no-print-directory binary
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo; echo "run takes RUN=script.lua ARGS='--listen 127.0.0.1:9000'; fuzz takes F=name T=seconds"
+
+run: deps ## install what is missing, build, serve lua/examples/talk-back.lua on 127.0.0.1:8080
+	@$(MAKE) --no-print-directory binary
+	@exec build/tidewire run $(RUN) $(ARGS)
+
+test: ## install what is missing, build, run everything; ends with `N passed, N failed`
+	@scripts/deps test
+	@$(PYTHON) tests/run.py
+
+deps: ## install what building needs (scripts/deps test: what testing needs)
+	@scripts/deps build
+
+binary: $(BUILD)/tidewire
+checks: checks-unit checks-fuzz
+checks-unit: $(addprefix $(BUILD)/unit/,$(UNIT))
+checks-fuzz: $(addprefix $(BUILD)/fuzz/,$(FUZZ))
+
+lint: ## style and structure checks
+	@$(PYTHON) scripts/lint.py
+
+unit: ## C unit tests and fuzz corpus replays, under ASan and UBSan
+	@scripts/deps test
+	@$(PYTHON) tests/run.py unit fuzz
+
+asan: ## the whole suite with the server under AddressSanitizer and UBSan
+	@scripts/deps test
+	@$(PYTHON) tests/run.py --server asan
+
+tsan: ## the end-to-end suite with the server under ThreadSanitizer
+	@scripts/deps test
+	@$(PYTHON) tests/run.py --server tsan e2e
+
+fuzz: ## fuzz one target: make fuzz F=head T=60 (all of them without F)
+	@scripts/deps fuzz
+	@$(MAKE) --no-print-directory V=fuzz checks-fuzz
+	@for f in $(if $(F),fuzz_$(F),$(FUZZ)); do \
+	  mkdir -p build/corpus/$$f; echo "== $$f for $(T) s"; \
+	  build/fuzz/fuzz/$$f -max_total_time=$(T) -print_final_stats=1 -verbosity=0 -timeout=10 -artifact_prefix=build/corpus/ \
+	    build/corpus/$$f $$(test -d tests/fuzz/corpus/$${f#fuzz_} && echo tests/fuzz/corpus/$${f#fuzz_}) || exit 1; \
+	done
+
+cover: ## line coverage of the unit and end-to-end tests
+	@scripts/deps test
+	@$(PYTHON) tests/run.py --cover
+
+format: ## rewrite the C files in the committed style
+	@clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
+
+install: binary ## PREFIX=/usr/local DESTDIR=
+	install -D -m 755 build/tidewire $(DESTDIR)$(PREFIX)/bin/tidewire
+	install -D -m 644 lua/types/tidewire.lua $(DESTDIR)$(PREFIX)/share/tidewire/types/tidewire.lua
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/tidewire/examples lua/examples/*.lua
+
+clean: ## remove build/
+	rm -rf build
+
+# ---- rules ----
+# The flags are a prerequisite, so that a changed flag rebuilds what it touches.
+FLAGS := $(CC) $(WARN) $(BASE) $(FLAGS_$(V)) $(CPP) $(LINK_$(V)) $(LIBS) $(EXTRA)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D); echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
+.PHONY: FORCE
+FORCE:
+
+$(BUILD)/obj/%.o: src/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  cc      $<"
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(EXTRA) $(CPP) -MMD -MP -c -o $@ $<
+
+# Debian ships llhttp as C source, not as a library; its warnings are not ours.
+$(BUILD)/obj/llhttp/%.o: /usr/share/llhttp/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  cc      llhttp/$*.c"
+	@$(CC) $(BASE) -w $(FLAGS_$(V)) $(CPP) -c -o $@ $<
+
+$(BUILD)/tidewire: $(OBJ) $(LLHTTP)
+	@echo "  link    $@"
+	@$(CC) $(BASE) $(LINK_$(V)) $(EXTRA) -o $@ $^ $(LIBS)
+
+$(BUILD)/unit/%: tests/unit/%.c $(LIBOBJ) $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  test    $*"
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(CPP) -MMD -MP -o $@ $< $(LIBOBJ) $(LINK_$(V)) $(LIBS) -lcmocka
+
+# libFuzzer brings its own main(); elsewhere replay.c runs the corpus through the target.
+REPLAY := $(if $(filter-out fuzz,$(V)),$(BUILD)/fuzz/replay.o)
+$(BUILD)/fuzz/replay.o: tests/fuzz/replay.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(CPP) -c -o $@ $<
+
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(REPLAY) $(LIBOBJ) $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  fuzz    $*"
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(CPP) -MMD -MP -o $@ $< $(REPLAY) $(LIBOBJ) $(LINK_$(V)) $(LIBS)
+
+-include $(OBJ:.o=.d) $(wildcard $(BUILD)/unit/*.d $(BUILD)/fuzz/*.d)

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT
+ * The configuration: one table of keys gives the struct's defaults, the command line's flags, the
+ * environment's variables, the file's keys, their bounds and their help. Filled by one thread, then read-only
+ * for all. */
+#ifndef TIDEWIRE_BASE_CONFIG_H
+#define TIDEWIRE_BASE_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/log.h"
+
+#define CONFIG_MAX_LISTEN  16
+#define CONFIG_WORKERS_MAX 256
+
+/* Sizes are bytes, times are seconds; 0 turns a limit off only where the key's bounds include it. */
+struct config {
+    char *listen[CONFIG_MAX_LISTEN];
+    size_t nlisten;
+    char *control;
+    char *pid_file;
+    int64_t workers; /* 0 is auto: one per processor this process may use */
+    int64_t log_level, log_format;
+    int64_t max_connections; /* 0 is auto: the file limit less a reserve */
+    int64_t max_head, max_message, send_limit, vm_memory;
+    double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout;
+    double handler_budget, load_budget;
+    bool abort_stuck;
+};
+
+enum config_type {
+    CONFIG_LIST,
+    CONFIG_TEXT,
+    CONFIG_COUNT,
+    CONFIG_BYTES,
+    CONFIG_SECONDS,
+    CONFIG_BOOL,
+    CONFIG_CHOICE
+};
+
+struct config_key {
+    const char *name; /* as in the file; TIDEWIRE_NAME in the environment, --na-me on the command line */
+    enum config_type type;
+    size_t offset;
+    const char *initial; /* NULL: unset */
+    double min, max;
+    const char *choices; /* CONFIG_CHOICE: "debug|info|..."; CONFIG_COUNT: a word for 0, e.g. "auto" */
+    char flag;           /* one-letter flag or 0 */
+    const char *help;
+};
+
+extern const struct config_key config_keys[];
+extern const size_t config_nkeys;
+
+/* Sets every key to its default. 0, or -1 when memory runs out. */
+int config_init(struct config *c);
+void config_fini(struct config *c);
+
+/* The key of that name ('-' counts as '_'), or NULL. */
+const struct config_key *config_find(const char *name, size_t len);
+
+/* The name most like `name`, or NULL when none is near. For "unknown key X, did you mean Y". */
+const char *config_nearest(const char *name);
+
+/* Parses and stores one value. `append` adds to a list instead of replacing it. `what` is how the user wrote
+ * the key ("--max-head", "TIDEWIRE_MAX_HEAD") and begins the message. 0, or -1 with `e` filled. */
+int config_set(struct config *c, const struct config_key *key, const char *what, const char *value,
+               bool append, struct err *e);
+
+/* Applies every TIDEWIRE_* variable. Those that Kubernetes sets for a service of that name are passed over.
+ */
+int config_set_env(struct config *c, char **environment, struct err *e);
+
+/* "127.0.0.1:8080" as it would be written in the file; for `tidewire check --config` and messages. */
+void config_show(const struct config *c, const struct config_key *key, char *out, size_t size);
+
+#endif

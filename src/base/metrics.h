@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT
+ * The metrics registry: one table of names, one block of values per thread, summed when read.
+ *
+ * Each block has a single writer, so counting is a plain load, add and store on a line of its own: no lock
+ * prefix, no sharing on the hot path. Readers on other threads see each value whole. */
+#ifndef TIDEWIRE_BASE_METRICS_H
+#define TIDEWIRE_BASE_METRICS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+
+/* X(id, name, labels, type, help): Prometheus names; entries of one name stand together. */
+#define METRICS(X)                                                                                           \
+    X(CONNECTIONS, "tidewire_connections", "", "gauge", "Open connections of every kind.")                   \
+    X(WEBSOCKETS, "tidewire_websockets", "", "gauge", "Open WebSocket connections.")                         \
+    X(ACCEPTED, "tidewire_connections_accepted_total", "", "counter", "Connections accepted.")               \
+    X(REFUSED_FULL, "tidewire_connections_refused_total", "reason=\"full\"", "counter",                      \
+      "Connections refused.")                                                                                \
+    X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
+    X(HTTP_2XX, "tidewire_http_responses_total", "class=\"2xx\"", "counter",                                 \
+      "HTTP answers by class of status.")                                                                    \
+    X(HTTP_3XX, "tidewire_http_responses_total", "class=\"3xx\"", "counter", "")                             \
+    X(HTTP_4XX, "tidewire_http_responses_total", "class=\"4xx\"", "counter", "")                             \
+    X(HTTP_5XX, "tidewire_http_responses_total", "class=\"5xx\"", "counter", "")                             \
+    X(MESSAGES_IN, "tidewire_messages_received_total", "", "counter", "Whole WebSocket messages received.")  \
+    X(MESSAGES_OUT, "tidewire_messages_sent_total", "", "counter", "WebSocket messages queued for sending.") \
+    X(BYTES_IN, "tidewire_received_bytes_total", "", "counter", "Bytes received.")                           \
+    X(BYTES_OUT, "tidewire_sent_bytes_total", "", "counter", "Bytes the kernel took for sending.")           \
+    X(PROTOCOL_ERRORS, "tidewire_websocket_faults_total", "", "counter",                                     \
+      "WebSockets failed for the peer's mistakes.")                                                          \
+    X(PING_TIMEOUTS, "tidewire_ping_timeouts_total", "", "counter",                                          \
+      "WebSockets cut because the peer was silent.")                                                         \
+    X(SLOW_CLOSED, "tidewire_slow_consumers_closed_total", "", "counter",                                    \
+      "WebSockets closed over their send limit.")                                                            \
+    X(FRAME_CONTEXTS, "tidewire_frame_contexts", "", "gauge", "wslay frame contexts lent to connections.")   \
+    X(REASSEMBLY_BYTES, "tidewire_reassembly_bytes", "", "gauge", "Memory holding messages not yet whole.")  \
+    X(QUEUED_BYTES, "tidewire_send_queue_bytes", "", "gauge", "Bytes waiting in send queues.")               \
+    X(HANDLER_CALLS, "tidewire_handler_calls_total", "", "counter", "Entries into Lua.")                     \
+    X(HANDLER_ERRORS, "tidewire_handler_errors_total", "reason=\"error\"", "counter",                        \
+      "Entries that failed.")                                                                                \
+    X(HANDLER_CUT, "tidewire_handler_errors_total", "reason=\"budget\"", "counter", "")                      \
+    X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
+    X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \
+    X(GENERATION, "tidewire_generation", "", "gauge", "Number of the newest published generation.")
+
+enum metric {
+#define METRICS_ID(id, name, labels, type, help) METRIC_##id,
+    METRICS(METRICS_ID)
+#undef METRICS_ID
+        METRIC_COUNT
+};
+
+/* The values of one thread. Zero it, then register it once. */
+struct metrics {
+    _Alignas(64) _Atomic uint64_t value[METRIC_COUNT];
+    struct metrics *next;
+};
+
+/* Adds a block to what is summed. It must outlive every reader; blocks are never removed. Any thread. */
+void metrics_register(struct metrics *m);
+
+/* Only the block's own thread. */
+static inline void metrics_add(struct metrics *m, enum metric id, uint64_t n)
+{
+    uint64_t v = atomic_load_explicit(&m->value[id], memory_order_relaxed);
+    atomic_store_explicit(&m->value[id], v + n, memory_order_relaxed);
+}
+
+static inline void metrics_sub(struct metrics *m, enum metric id, uint64_t n)
+{
+    metrics_add(m, id, (uint64_t)0 - n);
+}
+
+/* The sum over all threads. Any thread. */
+uint64_t metrics_sum(enum metric id);
+
+/* Everything in the Prometheus text format. 0, or -1 when memory runs out. */
+int metrics_render(struct buf *out);
+
+#endif

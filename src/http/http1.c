@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT
+ * The HTTP side of a connection. */
+#include "http/http1.h"
+
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define HTTP1_LINGER_S      2.0
+#define HTTP1_STOP_GRACE_S  1.0 /* for a request that was on its way when the server stopped */
+#define HTTP1_REFUSAL_SLACK 64  /* connections beyond the limit that are told 503 rather than just closed */
+
+struct http1 {
+    struct buf partial; /* a head that did not come in one piece */
+    struct head_scan scan;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } peer;
+};
+
+static void http1_free(struct http1 *h)
+{
+    buf_fini(&h->partial);
+    free(h);
+}
+
+static void http1_count(struct worker *w, int status)
+{
+    metrics_add(w->metrics, status >= 500 ? METRIC_HTTP_5XX : METRIC_HTTP_4XX, 1);
+}
+
+void http1_refuse(struct conn *c, const struct response_error *r)
+{
+    struct buf answer = BUF_INIT;
+    if (response_write_error(&answer, r) < 0 || conn_send(c, answer.data, answer.len) < 0)
+        conn_close(c);
+    buf_fini(&answer);
+    http1_count(c->worker, r->status);
+    conn_finish(c, HTTP1_LINGER_S);
+}
+
+static void http1_refuse_with(struct conn *c, int status, const char *detail)
+{
+    http1_refuse(c, &(struct response_error){.status = status, .detail = detail});
+}
+
+void http1_hand_over(struct conn *c, const struct conn_ops *ops, void *session)
+{
+    http1_free(c->session);
+    c->ops = ops;
+    c->session = session;
+}
+
+/* ---- the head ---- */
+
+static const struct conn_ops http1_ops;
+
+/* `data` starts with a whole head of `head_len` bytes; the rest belongs to what follows it. */
+static void http1_on_head(struct conn *c, uint8_t *data, size_t head_len, size_t len)
+{
+    const struct http1 *h = c->session;
+    struct head *head;
+    struct head_fault fault;
+    if (c->worker->stopping) {
+        http1_refuse_with(c, 503, "The server is stopping.");
+        return;
+    }
+    if (head_parse((const char *)data, head_len, &head, &fault) < 0) {
+        http1_refuse_with(c, fault.status, fault.reason);
+        return;
+    }
+    head_set_remote(head, &h->peer.any);
+    const struct http1_handler *handler = c->worker->layer[WORKER_HTTP];
+    handler->on_request(c, head);
+    if (c->state == CONN_OPEN && c->ops != &http1_ops && len > head_len)
+        c->ops->on_data(c, data + head_len, len - head_len);
+}
+
+static void http1_on_bad_bytes(struct conn *c, uint8_t first)
+{
+    bool tls = first == 0x16; /* a TLS record of type handshake */
+    http1_refuse_with(c, 400,
+                      tls ? "This port speaks plain HTTP and WebSocket (http://, ws://), not TLS."
+                          : "The request has a control character or a line that does not end with CR LF.");
+}
+
+static void http1_on_data(struct conn *c, uint8_t *data, size_t len)
+{
+    struct http1 *h = c->session;
+    size_t limit = (size_t)c->worker->config->max_head;
+    if (h->partial.len > 0) {
+        if (buf_append(&h->partial, data, len) < 0) {
+            conn_close(c);
+            return;
+        }
+        data = (uint8_t *)h->partial.data;
+        len = h->partial.len;
+    }
+    long end = head_scan(&h->scan, (const char *)data, len < limit ? len : limit);
+    if (end < 0)
+        http1_on_bad_bytes(c, data[0]);
+    else if (end > 0) {
+        struct buf keep = h->partial; /* outlives the session when it is handed over */
+        h->partial = (struct buf)BUF_INIT;
+        http1_on_head(c, data, (size_t)end, len);
+        buf_fini(&keep);
+    } else if (len >= limit)
+        http1_refuse_with(c, 431, "The request line and headers are longer than max_head allows.");
+    else if (h->partial.len == 0 && buf_append(&h->partial, data, len) < 0)
+        conn_close(c);
+}
+
+/* ---- the other events ---- */
+
+static void http1_on_eof(struct conn *c)
+{
+    const struct http1 *h = c->session;
+    if (h->partial.len > 0)
+        http1_refuse_with(c, 400, "The request ended before its headers did.");
+    else
+        conn_close(c);
+}
+
+static void http1_on_timeout(struct conn *c)
+{
+    if (c->state != CONN_OPEN)
+        conn_close(c);
+    else if (c->worker->stopping)
+        http1_refuse_with(c, 503, "The server is stopping.");
+    else
+        http1_refuse_with(c, 408, "The request's headers did not arrive within handshake_timeout.");
+}
+
+static void http1_on_stop(struct conn *c)
+{
+    conn_set_deadline(c, HTTP1_STOP_GRACE_S);
+}
+
+static void http1_on_dead(struct conn *c)
+{
+    http1_free(c->session);
+}
+
+static const struct conn_ops http1_ops = {
+    .on_data = http1_on_data,
+    .on_eof = http1_on_eof,
+    .on_timeout = http1_on_timeout,
+    .on_stop = http1_on_stop,
+    .on_dead = http1_on_dead,
+};
+
+void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer)
+{
+    uint64_t limit = (uint64_t)w->config->max_connections, open = worker_total_conns();
+    bool full = limit > 0 && open >= limit;
+    if (full)
+        metrics_add(w->metrics, METRIC_REFUSED_FULL, 1);
+    if (full && open >= limit + HTTP1_REFUSAL_SLACK) {
+        close(fd);
+        return;
+    }
+    struct http1 *h = calloc(1, sizeof *h);
+    if (h == NULL) {
+        close(fd);
+        return;
+    }
+    size_t peer_len = peer->sa_family == AF_INET6  ? sizeof h->peer.in6
+                      : peer->sa_family == AF_INET ? sizeof h->peer.in
+                                                   : sizeof peer->sa_family;
+    memcpy(&h->peer, peer, peer_len);
+    struct conn *c = conn_create(w, fd, &http1_ops, h);
+    if (c == NULL) {
+        http1_free(h);
+        return;
+    }
+    conn_set_deadline(c, w->stopping ? HTTP1_STOP_GRACE_S : w->config->handshake_timeout);
+    if (full)
+        http1_refuse_with(c, 503, "The server has as many connections as it may; try again later.");
+}

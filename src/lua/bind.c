@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT
+ * The Lua API as a whole. */
+#include "lua/bind.h"
+
+#include "lua/bind_app.h"
+#include "lua/bind_log.h"
+#include "lua/bind_req.h"
+#include "lua/bind_ws.h"
+
+static int bind_open(lua_State *L)
+{
+    bind_app_open(L);
+    bind_log_open(L);
+    bind_req_open(L);
+    bind_ws_open(L);
+    return 0;
+}
+
+const struct vm_bindings bind_all = {
+    .open = bind_open,
+    .ws_open = bind_ws_on_open,
+    .ws_message = bind_ws_on_message,
+    .ws_close = bind_ws_on_close,
+    .ws_forget = bind_ws_forget,
+};

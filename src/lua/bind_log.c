@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT
+ * The global `log`: log.debug, log.info, log.warn, log.error, each with any number of values. */
+#include "lua/bind_log.h"
+
+#include <lauxlib.h>
+
+#include "script/vm.h"
+
+/* Upvalue 1 is the level. */
+static int bind_log_write(lua_State *L)
+{
+    enum log_level level = (enum log_level)lua_tointeger(L, lua_upvalueindex(1));
+    if (!log_enabled(level))
+        return 0;
+    int n = lua_gettop(L);
+    luaL_Buffer line;
+    luaL_buffinit(L, &line);
+    for (int i = 1; i <= n; i++) {
+        if (i > 1)
+            luaL_addchar(&line, ' ');
+        luaL_tolstring(L, i, NULL);
+        luaL_addvalue(&line);
+    }
+    luaL_pushresult(&line);
+    log_write(level, &vm_of(L)->about, "%s", lua_tostring(L, -1));
+    return 0;
+}
+
+void bind_log_open(lua_State *L)
+{
+    static const char *const names[] = {
+        [LOG_DEBUG] = "debug", [LOG_INFO] = "info", [LOG_WARN] = "warn", [LOG_ERROR] = "error"};
+    lua_createtable(L, 0, 4);
+    for (int level = LOG_DEBUG; level <= LOG_ERROR; level++) {
+        lua_pushinteger(L, level);
+        lua_pushcclosure(L, bind_log_write, 1);
+        lua_setfield(L, -2, names[level]);
+    }
+    lua_setglobal(L, "log");
+}

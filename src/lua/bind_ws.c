@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT
+ * The `ws` object: a box around a session, which is emptied when the connection is gone. Its handlers are its
+ * user values, so they go with it. The registry holds the box while the connection lives. */
+#include "lua/bind_ws.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <lauxlib.h>
+
+#include "lua/bind_req.h"
+#include "script/dispatch.h"
+#include "ws/closecode.h"
+#include "ws/session.h"
+#include "ws/utf8.h"
+
+#define BIND_WS_TYPE "tidewire.ws"
+
+enum bind_ws_slot {
+    BIND_WS_TEXT = 1,
+    BIND_WS_BINARY,
+    BIND_WS_CLOSE,
+    BIND_WS_REQUEST,
+    BIND_WS_SLOTS = BIND_WS_REQUEST
+};
+
+struct bind_ws {
+    struct session *session; /* NULL once the connection is gone */
+    uint64_t id;
+    unsigned close_code; /* 0 while it is open */
+};
+
+static struct bind_ws *bind_ws_check(lua_State *L)
+{
+    struct bind_ws *box = luaL_testudata(L, 1, BIND_WS_TYPE);
+    if (box == NULL)
+        luaL_error(L,
+                   "expected a WebSocket as first argument, got %s: call its methods with a colon, as in "
+                   "ws:send(...)",
+                   luaL_typename(L, 1));
+    return box;
+}
+
+static int bind_ws_fail(lua_State *L, const char *why)
+{
+    lua_pushnil(L);
+    lua_pushstring(L, why);
+    return 2;
+}
+
+/* ---- handlers ---- */
+
+static int bind_ws_set_handler(lua_State *L, enum bind_ws_slot slot)
+{
+    bind_ws_check(L);
+    if (!lua_isnil(L, 2))
+        luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    lua_setiuservalue(L, 1, slot);
+    return 0;
+}
+
+static int bind_ws_on_text(lua_State *L)
+{
+    return bind_ws_set_handler(L, BIND_WS_TEXT);
+}
+
+static int bind_ws_on_binary(lua_State *L)
+{
+    return bind_ws_set_handler(L, BIND_WS_BINARY);
+}
+
+static int bind_ws_set_on_close(lua_State *L)
+{
+    return bind_ws_set_handler(L, BIND_WS_CLOSE);
+}
+
+/* ---- sending ---- */
+
+static int bind_ws_sent(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len)
+{
+    if (box->session == NULL)
+        return bind_ws_fail(L, "closed");
+    switch (session_send(box->session, text, data, len)) {
+    case SESSION_SENT: break;
+    case SESSION_NOT_OPEN: return bind_ws_fail(L, "closed");
+    case SESSION_QUEUE_FULL: return bind_ws_fail(L, "queue full");
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* Replaces the table of byte values at index 2 by the string of its bytes. */
+static const char *bind_ws_bytes(lua_State *L, size_t *len)
+{
+    lua_Unsigned n = lua_rawlen(L, 2);
+    luaL_Buffer b;
+    char *out = luaL_buffinitsize(L, &b, n);
+    for (lua_Unsigned i = 0; i < n; i++) {
+        int is_integer;
+        lua_rawgeti(L, 2, (lua_Integer)i + 1);
+        lua_Integer v = lua_tointegerx(L, -1, &is_integer);
+        if (!is_integer || v < 0 || v > 255)
+            luaL_error(
+                L,
+                "ws:send: a table is a list of byte values; element %d is %s, not an integer from 0 to 255",
+                (int)i + 1, luaL_tolstring(L, -1, NULL));
+        out[i] = (char)v;
+        lua_pop(L, 1);
+    }
+    luaL_pushresultsize(&b, n);
+    return lua_tolstring(L, -1, len);
+}
+
+/* ws:send(data) */
+static int bind_ws_send(lua_State *L)
+{
+    const struct bind_ws *box = bind_ws_check(L);
+    size_t len;
+    if (lua_type(L, 2) == LUA_TTABLE) {
+        const char *bytes = bind_ws_bytes(L, &len);
+        return bind_ws_sent(L, box, false, bytes, len);
+    }
+    const char *text = luaL_checklstring(L, 2, &len);
+    if (!utf8_valid(text, len))
+        return bind_ws_fail(L, "not UTF-8");
+    return bind_ws_sent(L, box, true, text, len);
+}
+
+/* ws:send_binary(bytes) */
+static int bind_ws_send_binary(lua_State *L)
+{
+    const struct bind_ws *box = bind_ws_check(L);
+    size_t len;
+    const char *bytes = luaL_checklstring(L, 2, &len);
+    return bind_ws_sent(L, box, false, bytes, len);
+}
+
+/* ws:close([code [, reason]]) */
+static int bind_ws_close(lua_State *L)
+{
+    const struct bind_ws *box = bind_ws_check(L);
+    lua_Integer code = luaL_optinteger(L, 2, CLOSECODE_NORMAL);
+    size_t len;
+    const char *reason = luaL_optlstring(L, 3, "", &len);
+    if (code < 0 || code > 65535 || !closecode_valid_to_send((unsigned)code))
+        return luaL_error(
+            L,
+            "ws:close: %I is not a code that a program may send; use 1000, 1001, 1002, 1003, 1007, 1008, "
+            "1009, 1011, 1012, 1013 or one from 3000 to 4999",
+            code);
+    if (len > CLOSECODE_REASON_MAX)
+        return luaL_error(L, "ws:close: the reason has %d bytes; a Close frame takes at most %d", (int)len,
+                          CLOSECODE_REASON_MAX);
+    if (!utf8_valid(reason, len))
+        return luaL_error(L, "ws:close: the reason is not UTF-8");
+    if (box->session == NULL || box->session->state != SESSION_OPEN)
+        return bind_ws_fail(L, "closed");
+    session_close(box->session, (unsigned)code, reason, len);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* ---- fields ---- */
+
+/* The request is made when first asked for: most scripts never do. */
+static void bind_ws_push_request(lua_State *L, const struct session *s)
+{
+    if (lua_getiuservalue(L, 1, BIND_WS_REQUEST) != LUA_TNIL || s == NULL)
+        return;
+    bind_req_push(L, s->head);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, 1, BIND_WS_REQUEST);
+}
+
+/* Pushes the field's value; false when there is no such field. */
+static bool bind_ws_push_field(lua_State *L, const struct bind_ws *box, const char *key)
+{
+    const struct session *s = box->session;
+    if (strcmp(key, "id") == 0)
+        lua_pushinteger(L, (lua_Integer)box->id);
+    else if (strcmp(key, "is_closed") == 0)
+        lua_pushboolean(L, s == NULL || s->state != SESSION_OPEN);
+    else if (strcmp(key, "close_code") == 0) {
+        if (box->close_code != 0)
+            lua_pushinteger(L, box->close_code);
+        else
+            lua_pushnil(L);
+    } else if (strcmp(key, "request") == 0)
+        bind_ws_push_request(L, s);
+    else
+        return false;
+    return true;
+}
+
+/* Upvalue 1 is the table of methods. */
+static int bind_ws_index(lua_State *L)
+{
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+        return 1;
+    const struct bind_ws *box = bind_ws_check(L);
+    const char *key = luaL_checkstring(L, 2);
+    if (!bind_ws_push_field(L, box, key))
+        return luaL_error(L, "ws has no method or field '%s'", key);
+    return 1;
+}
+
+static int bind_ws_newindex(lua_State *L)
+{
+    return luaL_error(L, "ws.%s cannot be set: keep your own data in a local of the route's function",
+                      luaL_tolstring(L, 2, NULL));
+}
+
+static int bind_ws_tostring(lua_State *L)
+{
+    const struct bind_ws *box = bind_ws_check(L);
+    lua_pushfstring(L, "ws %I%s", (lua_Integer)box->id, box->session == NULL ? " (closed)" : "");
+    return 1;
+}
+
+void bind_ws_open(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        {"on_text", bind_ws_on_text},
+        {"on_binary", bind_ws_on_binary},
+        {"on_close", bind_ws_set_on_close},
+        {"send", bind_ws_send},
+        {"send_binary", bind_ws_send_binary},
+        {"close", bind_ws_close},
+        {NULL, NULL},
+    };
+    luaL_newmetatable(L, BIND_WS_TYPE);
+    luaL_newlib(L, methods);
+    lua_pushcclosure(L, bind_ws_index, 1);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, bind_ws_newindex);
+    lua_setfield(L, -2, "__newindex");
+    lua_pushcfunction(L, bind_ws_tostring);
+    lua_setfield(L, -2, "__tostring");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
+}
+
+/* ---- entries ---- */
+
+static int bind_ws_done(lua_State *L, int status, lua_KContext context)
+{
+    (void)L;
+    (void)status;
+    (void)context;
+    return 0;
+}
+
+int bind_ws_on_open(lua_State *L)
+{
+    const struct dispatch_open *open = lua_touserdata(L, 1);
+    struct session *s = open->session;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, open->handler);
+    struct bind_ws *box = lua_newuserdatauv(L, sizeof *box, BIND_WS_SLOTS);
+    *box = (struct bind_ws){.session = s, .id = s->conn->id};
+    luaL_setmetatable(L, BIND_WS_TYPE);
+    lua_pushvalue(L, -1);
+    s->owner_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    bind_req_push(L, s->head);
+    lua_callk(L, 2, 0, 0, bind_ws_done);
+    return 0;
+}
+
+/* Pushes the handler in `slot` and the ws; false when there is no handler. */
+static bool bind_ws_push_handler(lua_State *L, const struct session *s, enum bind_ws_slot slot)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->owner_ref);
+    if (lua_getiuservalue(L, -1, slot) == LUA_TNIL)
+        return false;
+    lua_insert(L, -2);
+    return true;
+}
+
+int bind_ws_on_message(lua_State *L)
+{
+    const struct dispatch_message *m = lua_touserdata(L, 1);
+    if (!bind_ws_push_handler(L, m->session, m->text ? BIND_WS_TEXT : BIND_WS_BINARY))
+        return 0;
+    lua_pushlstring(L, m->data, m->len);
+    lua_callk(L, 2, 0, 0, bind_ws_done);
+    return 0;
+}
+
+int bind_ws_on_close(lua_State *L)
+{
+    const struct dispatch_close *c = lua_touserdata(L, 1);
+    if (!bind_ws_push_handler(L, c->session, BIND_WS_CLOSE))
+        return 0;
+    struct bind_ws *box = lua_touserdata(L, -1);
+    box->close_code = c->code;
+    lua_pushinteger(L, c->code);
+    lua_pushlstring(L, c->reason, c->reason_len);
+    lua_callk(L, 3, 0, 0, bind_ws_done);
+    return 0;
+}
+
+void bind_ws_forget(lua_State *L, struct session *s)
+{
+    if (s->owner_ref == LUA_NOREF)
+        return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->owner_ref);
+    struct bind_ws *box = lua_touserdata(L, -1);
+    box->close_code = s->close_code;
+    box->session = NULL;
+    lua_pop(L, 1);
+    luaL_unref(L, LUA_REGISTRYINDEX, s->owner_ref);
+    s->owner_ref = LUA_NOREF;
+}

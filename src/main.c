@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: MIT
+ * Start-up and shut-down. The main thread runs signals, the control socket and the watchdog, and never a
+ * script.
+ *
+ *   parse the command line -> build generation 1 (builder thread) -> bind -> start workers -> serve
+ *   -> signal -> stop workers -> all have ended -> leave */
+#include <errno.h>
+#include <ev.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/metrics.h"
+#include "lua/bind.h"
+#include "net/listener.h"
+#include "net/mailbox.h"
+#include "net/worker.h"
+#include "ops/cli.h"
+#include "ops/control.h"
+#include "ops/watchdog.h"
+#include "script/dispatch.h"
+#include "script/reaper.h"
+#include "script/reload.h"
+
+enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+#define STOP_SLACK_S 1.0 /* beyond drain_timeout, for a worker to close what is left */
+#define FILE_RESERVE 128 /* descriptors kept for everything that is not a connection */
+
+struct server {
+    struct cli cli;
+    struct ev_loop *loop;
+    struct mailbox mailbox;
+    struct metrics metrics;
+    struct reload *reload;
+    struct reaper *reaper;
+    struct control *control;
+    struct watchdog watchdog;
+    struct listener_set sets[CONFIG_MAX_LISTEN];
+    struct worker **workers; /* NULL until the first generation is there */
+    struct mail *finished;   /* one for each worker */
+    size_t nworkers, nstarted, nfinished;
+    uint64_t generation;
+    ev_signal on_hup, on_term, on_int;
+    ev_timer stop_deadline;
+    bool stopping, pid_written;
+    int exit_code;
+};
+
+/* ---- limits ---- */
+
+static size_t count_workers(const struct config *config)
+{
+    if (config->workers > 0)
+        return (size_t)config->workers;
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return n < 1 ? 1 : n > CONFIG_WORKERS_MAX ? CONFIG_WORKERS_MAX : (size_t)n;
+}
+
+/* Raises the file limit to what it may be, and derives max_connections from it. */
+static void set_limits(struct config *config)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+        return;
+    if (files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+        getrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (config->max_connections == 0 && files.rlim_cur != RLIM_INFINITY)
+        config->max_connections =
+            files.rlim_cur > 2 * FILE_RESERVE ? (int64_t)files.rlim_cur - FILE_RESERVE : 1;
+}
+
+static int write_pid_file(struct server *s, struct err *e)
+{
+    const struct config *config = &s->cli.config;
+    if (config->pid_file == NULL)
+        return 0;
+    FILE *f = fopen(config->pid_file, "we");
+    if (f == NULL)
+        return err_set(e, "cannot write the pid file %s: %s", config->pid_file, strerror(errno));
+    s->pid_written = true;
+    fprintf(f, "%ld\n", (long)getpid());
+    return fclose(f) == 0 ? 0
+                          : err_set(e, "cannot write the pid file %s: %s", config->pid_file, strerror(errno));
+}
+
+/* ---- leaving ---- */
+
+static void leave(struct server *s, int exit_code)
+{
+    s->exit_code = exit_code;
+    ev_break(s->loop, EVBREAK_ALL);
+}
+
+static void on_worker_finished(struct mail *m, void *receiver)
+{
+    (void)m;
+    struct server *s = receiver;
+    if (++s->nfinished == s->nstarted)
+        leave(s, s->exit_code);
+}
+
+static void deliver_stop(struct mail *m, void *receiver)
+{
+    free(m);
+    worker_stop(receiver);
+}
+
+/* A worker that is stuck in a C function does not hear that it should stop. */
+static void on_stop_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)loop;
+    (void)revents;
+    const struct server *s = timer->data;
+    log_error("%zu of %zu workers did not end in time: leaving without them", s->nstarted - s->nfinished,
+              s->nstarted);
+    _exit(EXIT_FAILED);
+}
+
+static void stop(struct server *s, int exit_code)
+{
+    s->exit_code = exit_code;
+    s->stopping = true;
+    if (s->nstarted == 0)
+        leave(s, exit_code);
+    ev_timer_init(&s->stop_deadline, on_stop_deadline, s->cli.config.drain_timeout + STOP_SLACK_S, 0);
+    s->stop_deadline.data = s;
+    ev_timer_start(s->loop, &s->stop_deadline);
+    for (size_t i = 0; i < s->nstarted; i++) {
+        struct mail *m = calloc(1, sizeof *m);
+        if (m == NULL) {
+            leave(s, EXIT_FAILED);
+            return;
+        }
+        m->deliver = deliver_stop;
+        worker_post(s->workers[i], m);
+    }
+}
+
+static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
+{
+    (void)loop;
+    (void)revents;
+    struct server *s = signal->data;
+    const char *name = signal->signum == SIGTERM ? "SIGTERM" : "SIGINT";
+    if (s->stopping) {
+        log_always("%s again: leaving at once", name);
+        _exit(EXIT_FINE);
+    }
+    log_always("%s: stopping", name);
+    stop(s, EXIT_FINE);
+}
+
+static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
+{
+    (void)loop;
+    (void)revents;
+    struct server *s = signal->data;
+    if (!s->stopping)
+        reload_request(s->reload);
+}
+
+/* ---- serving ---- */
+
+static void on_control(void *user, const char *request, struct buf *answer)
+{
+    const struct server *s = user;
+    unsigned sick = watchdog_unhealthy(&s->watchdog);
+    if (strcmp(request, "metrics") == 0)
+        metrics_render(answer);
+    else if (strcmp(request, "health") != 0)
+        buf_puts(answer, "error unknown request\n");
+    else if (s->stopping)
+        buf_puts(answer, "error stopping\n");
+    else if (sick != 0)
+        buf_printf(answer, "error worker %u does not answer\n", sick);
+    else
+        buf_printf(answer, "ok generation %llu, %zu worker%s, %llu connections\n",
+                   (unsigned long long)s->generation, s->nworkers, s->nworkers == 1 ? "" : "s",
+                   (unsigned long long)worker_total_conns());
+}
+
+static int start_workers(struct server *s, struct gen *gen, struct err *e)
+{
+    const struct config *config = &s->cli.config;
+    s->workers = calloc(s->nworkers, sizeof s->workers[0]);
+    s->finished = calloc(s->nworkers, sizeof s->finished[0]);
+    if (s->workers == NULL || s->finished == NULL)
+        return err_set(e, "out of memory");
+    for (size_t i = 0; i < config->nlisten; i++)
+        if (listener_bind(&s->sets[i], config->listen[i], s->nworkers, e) < 0)
+            return -1;
+    if (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0)
+        return -1;
+    for (size_t i = 0; i < s->nworkers; i++) {
+        struct worker *w = worker_create((unsigned)i + 1, config, &dispatch_worker_hooks);
+        if (w == NULL)
+            return err_set(e, "cannot create worker %zu: %s", i + 1, strerror(errno));
+        s->workers[i] = w;
+        if (dispatch_worker_init(w, gen->vms[i], s->reaper) < 0)
+            return err_set(e, "out of memory");
+        gen->vms[i] = NULL;
+        for (size_t j = 0; j < config->nlisten; j++)
+            if (i < s->sets[j].nfds && listener_add(w, &s->sets[j], i) < 0)
+                return err_set(e, "out of memory");
+    }
+    if (watchdog_add_workers(&s->watchdog, s->workers, s->nworkers) < 0)
+        return err_set(e, "out of memory");
+    for (size_t i = 0; i < s->nworkers; i++) {
+        s->finished[i].deliver = on_worker_finished;
+        int rc = worker_start(s->workers[i], &s->mailbox, &s->finished[i]);
+        if (rc != 0)
+            return err_set(e, "cannot start worker %zu: %s", i + 1, strerror(rc));
+        s->nstarted++;
+    }
+    for (size_t i = 0; i < config->nlisten; i++)
+        log_always("listening on %s", s->sets[i].text);
+    return 0;
+}
+
+static void note_generation(struct server *s, uint64_t number)
+{
+    metrics_add(&s->metrics, METRIC_RELOADS_OK, 1);
+    metrics_add(&s->metrics, METRIC_GENERATION, number - s->generation);
+    s->generation = number;
+}
+
+static void publish(struct server *s, struct gen *gen)
+{
+    for (size_t i = 0; i < s->nworkers; i++) {
+        if (dispatch_publish(s->workers[i], gen->vms[i]) < 0) {
+            log_error("out of memory while publishing generation %llu", (unsigned long long)gen->number);
+            return;
+        }
+        gen->vms[i] = NULL;
+    }
+    note_generation(s, gen->number);
+    log_info("generation %llu serves new connections", (unsigned long long)gen->number);
+}
+
+static void print_routes(const struct router *r)
+{
+    int width = (int)strlen("PATTERN");
+    for (size_t i = 0; i < router_count(r); i++) {
+        int n = (int)strlen(router_route(r, i)->pattern);
+        width = n > width ? n : width;
+    }
+    printf("%-9s  %-*s  %s\n", "METHOD", width, "PATTERN", "WHERE");
+    for (size_t i = 0; i < router_count(r); i++) {
+        const struct router_route *route = router_route(r, i);
+        printf("%-9s  %-*s  %s\n", router_method_name(route->method), width, route->pattern, route->where);
+    }
+}
+
+/* The first generation: what the command line asked for happens now. */
+static void on_first_generation(struct server *s, struct gen *gen)
+{
+    const struct router *router = gen->vms[0]->router;
+    struct err e;
+    if (s->cli.command == CLI_CHECK) {
+        printf("%s: fine, %zu route%s\n", s->cli.script, router_count(router),
+               router_count(router) == 1 ? "" : "s");
+        leave(s, EXIT_FINE);
+    } else if (s->cli.command == CLI_ROUTES) {
+        print_routes(router);
+        leave(s, EXIT_FINE);
+    } else if (router_count(router) == 0 && log_enabled(LOG_WARN))
+        log_warn("%s registers no route: every request will get a 404", s->cli.script);
+    if (s->cli.command != CLI_RUN)
+        return;
+    if (start_workers(s, gen, &e) < 0) {
+        log_error("%s", e.text);
+        stop(s, EXIT_FAILED);
+        return;
+    }
+    note_generation(s, gen->number);
+}
+
+/* The builder has an answer. */
+static void on_outcome(struct mail *m, void *receiver)
+{
+    struct server *s = receiver;
+    struct reload_outcome *out = (struct reload_outcome *)m;
+    bool serving = s->workers != NULL;
+    if (out->gen == NULL && serving) {
+        metrics_add(&s->metrics, METRIC_RELOADS_FAILED, 1);
+        log_error("reload refused, generation %llu goes on: %s", (unsigned long long)s->generation,
+                  out->error.text);
+    } else if (out->gen == NULL && s->cli.command == CLI_RUN) {
+        log_error("%s", out->error.text);
+        leave(s, EXIT_FAILED);
+    } else if (out->gen == NULL) {
+        fprintf(stderr, "%s\n", out->error.text);
+        leave(s, EXIT_FAILED);
+    } else if (!s->stopping) {
+        if (serving)
+            publish(s, out->gen);
+        else
+            on_first_generation(s, out->gen);
+    }
+    gen_destroy(out->gen);
+    free(out);
+}
+
+static void on_stuck(void)
+{
+    log_error("abort_stuck is set: aborting");
+    abort();
+}
+
+/* ---- the process ---- */
+
+static void watch_signal(struct server *s, ev_signal *w, int number,
+                         void (*callback)(struct ev_loop *, ev_signal *, int))
+{
+    ev_signal_init(w, callback, number);
+    w->data = s;
+    ev_signal_start(s->loop, w);
+}
+
+static int start(struct server *s, struct err *e)
+{
+    struct config *config = &s->cli.config;
+    bool serve = s->cli.command == CLI_RUN;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
+    set_limits(config);
+    int rc = budget_install();
+    if (rc != 0)
+        return err_set(e, "cannot install the time budget's signal: %s", strerror(rc));
+    for (size_t i = 0; i < config->nlisten; i++)
+        if (listener_check(config->listen[i], e) < 0)
+            return -1;
+    s->loop = ev_default_loop(EVBACKEND_EPOLL | EVFLAG_NOENV);
+    if (s->loop == NULL)
+        return err_set(e, "cannot create the main loop: %s", strerror(errno));
+    mailbox_init(&s->mailbox, s->loop, s);
+    ev_ref(s->loop); /* runs until it is told to stop */
+    metrics_register(&s->metrics);
+    watch_signal(s, &s->on_hup, SIGHUP, on_hup_signal);
+    watch_signal(s, &s->on_term, SIGTERM, on_stop_signal);
+    watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
+    if (serve &&
+        (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0))
+        return -1;
+    s->nworkers = serve ? count_workers(config) : 1;
+    s->reaper = reaper_create();
+    if (s->reaper == NULL)
+        return err_set(e, "cannot start the reaper thread");
+    struct reload_options options = {
+        .config = config,
+        .script = s->cli.script,
+        .workers = s->nworkers,
+        .bindings = &bind_all,
+        .to = &s->mailbox,
+        .deliver = on_outcome,
+    };
+    s->reload = reload_create(&options, e);
+    if (s->reload == NULL)
+        return -1;
+    watchdog_start(&s->watchdog, s->loop, config, reload_budget(s->reload), on_stuck);
+    reload_request(s->reload);
+    return 0;
+}
+
+/* Undoes start and start_workers, in reverse; each step bears that its counterpart never ran. */
+static void finish(struct server *s)
+{
+    if (s->loop != NULL) { /* from here on a signal has its default effect */
+        ev_signal_stop(s->loop, &s->on_hup);
+        ev_signal_stop(s->loop, &s->on_term);
+        ev_signal_stop(s->loop, &s->on_int);
+    }
+    if (s->reload != NULL)
+        reload_destroy(s->reload);
+    for (size_t i = 0; s->workers != NULL && i < s->nworkers; i++)
+        if (s->workers[i] != NULL) {
+            struct worker *w = s->workers[i];
+            worker_join(w);
+            dispatch_worker_fini(w);
+            worker_destroy(w);
+        }
+    free(s->workers);
+    if (s->reload != NULL)
+        watchdog_stop(&s->watchdog, s->loop);
+    for (size_t i = 0; i < CONFIG_MAX_LISTEN; i++)
+        listener_release(&s->sets[i]);
+    if (s->reaper != NULL)
+        reaper_destroy(s->reaper);
+    control_close(s->control);
+    if (s->loop != NULL) {
+        s->stopping = true; /* what the builder still had to say is thrown away */
+        mailbox_fini(&s->mailbox);
+        ev_loop_destroy(s->loop);
+    }
+    free(s->finished);
+    if (s->pid_written)
+        unlink(s->cli.config.pid_file);
+}
+
+static int serve(struct server *s)
+{
+    struct err e;
+    if (start(s, &e) < 0) {
+        log_error("%s", e.text);
+        s->exit_code = EXIT_FAILED;
+    } else
+        ev_run(s->loop, 0);
+    finish(s);
+    return s->exit_code;
+}
+
+static int ask_health(const struct config *config)
+{
+    struct buf answer = BUF_INIT;
+    struct err e;
+    bool answered = control_ask(config, "health", &answer, &e) == 0;
+    if (answered)
+        printf("%.*s", (int)answer.len, answer.data);
+    else
+        fprintf(stderr, "%s\n", e.text);
+    bool fine = answered && answer.len >= 2 && memcmp(answer.data, "ok", 2) == 0;
+    buf_fini(&answer);
+    return fine ? EXIT_FINE : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    static struct server server;
+    struct err e;
+    int exit_code = EXIT_FINE;
+    if (cli_parse(&server.cli, argc, argv, environ, &e) < 0) {
+        fprintf(stderr, "tidewire: %s\n", e.text);
+        cli_fini(&server.cli);
+        return EXIT_USAGE;
+    }
+    const struct config *config = &server.cli.config;
+    log_setup((enum log_level)config->log_level, (enum log_format)config->log_format);
+    switch (server.cli.command) {
+    case CLI_HELP: cli_print_help(); break;
+    case CLI_VERSION: cli_print_version(); break;
+    case CLI_HEALTH: exit_code = ask_health(config); break;
+    case CLI_RUN:
+    case CLI_CHECK:
+    case CLI_ROUTES: exit_code = serve(&server); break;
+    }
+    cli_fini(&server.cli);
+    return exit_code;
+}

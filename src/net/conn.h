@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT
+ * One connection: a socket, its send queue and its deadline. The thread of its worker only.
+ *
+ *            conn_finish            queue empty             peer's EOF, deadline
+ *   OPEN ---------------> FLUSHING -------------> LINGERING ---------------------+
+ *    |                       |                                                   |
+ *    +-----------------------+--------- conn_close, socket error ----------------+--> DEAD -> freed
+ *
+ * LINGERING has shut its writing side and throws away what arrives: a close() with unread input would
+ * send a reset, which can destroy an answer that is still on its way. A DEAD connection is freed only
+ * at the end of the loop iteration, after ops->on_dead, so it cannot vanish under a callback; its socket is
+ * closed at once.
+ *
+ * A peer that does not take what it is sent is not read from either, once CONN_READ_STOP bytes wait for it:
+ * or its pings alone could fill the queue. */
+#ifndef TIDEWIRE_NET_CONN_H
+#define TIDEWIRE_NET_CONN_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "net/outq.h"
+#include "net/wheel.h"
+
+#define CONN_READ_STOP (256 * 1024)
+
+struct conn;
+struct worker;
+
+/* What the protocol above does with a connection. Each may call conn_send, conn_finish and conn_close. */
+struct conn_ops {
+    /* Bytes arrived, in the worker's input buffer; may be changed in place, not kept. OPEN only. */
+    void (*on_data)(struct conn *c, uint8_t *data, size_t len);
+    /* The peer has ended its side, or the socket failed. Must leave OPEN. */
+    void (*on_eof)(struct conn *c);
+    /* The deadline passed. OPEN and FLUSHING; FLUSHING should close. */
+    void (*on_timeout)(struct conn *c);
+    /* The server stops: take leave. OPEN only. */
+    void (*on_stop)(struct conn *c);
+    /* What conn_later asked for: at the end of the loop iteration, outside every other callback. May be NULL.
+     */
+    void (*on_later)(struct conn *c);
+    /* The connection is over; release the session. Nothing else is called after it. */
+    void (*on_dead)(struct conn *c);
+};
+
+enum conn_state { CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_DEAD };
+
+struct conn {
+    ev_io io; /* io.fd is the socket */
+    struct worker *worker;
+    const struct conn_ops *ops;
+    void *session; /* the protocol's */
+    struct outq out;
+    struct wheel_item timer;
+    struct conn *next; /* in the worker's dirty list, or its dead list */
+    uint64_t id;       /* sequence number << 8 | worker's index - 1 */
+    uint8_t state;     /* enum conn_state */
+    bool dirty;
+    bool later;
+};
+
+/* Starts a connection on `fd`, which it takes over. NULL when memory runs out (then fd is closed). */
+struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session);
+
+/* Adds bytes to the send queue; they leave at the end of the loop iteration. Ignored unless OPEN. 0, or -1
+ * when memory ran out: the connection is then closed. */
+int conn_send(struct conn *c, const void *data, size_t len);
+
+/* Writes what the kernel takes now. Closes on a socket error. */
+void conn_flush(struct conn *c);
+
+/* Sends what is queued, then ends the writing side and lingers for at most `linger` seconds. */
+void conn_finish(struct conn *c, double linger);
+
+/* Ends at once; what is queued is lost. */
+void conn_close(struct conn *c);
+
+/* ops->on_timeout is called once `seconds` from now; a later call moves it. */
+void conn_set_deadline(struct conn *c, double seconds);
+
+/* Asks for ops->on_later once. Not from ops->on_dead. */
+void conn_later(struct conn *c);
+
+/* For the worker: what a dirty connection is due at the end of an iteration; may free it. */
+void conn_settle(struct conn *c);
+
+/* For the worker: the wheel's callback. */
+void conn_on_deadline(struct wheel_item *item, void *arg);
+
+#endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT
+ * A worker's thread and its loop. */
+#include "net/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/thread.h"
+#include "net/listener.h"
+
+static _Atomic uint64_t worker_conns;
+
+uint64_t worker_total_conns(void)
+{
+    return atomic_load_explicit(&worker_conns, memory_order_relaxed);
+}
+
+static void worker_finish_if_idle(struct worker *w)
+{
+    if (w->stopping && w->nconns == 0)
+        ev_break(w->loop, EVBREAK_ALL);
+}
+
+void worker_conn_opened(struct worker *w)
+{
+    w->nconns++;
+    atomic_fetch_add_explicit(&worker_conns, 1, memory_order_relaxed);
+    metrics_add(w->metrics, METRIC_CONNECTIONS, 1);
+}
+
+void worker_conn_closed(struct worker *w)
+{
+    w->nconns--;
+    atomic_fetch_sub_explicit(&worker_conns, 1, memory_order_relaxed);
+    metrics_sub(w->metrics, METRIC_CONNECTIONS, 1);
+    worker_finish_if_idle(w);
+}
+
+/* Flushes and frees; either may run handlers that make more work, so it goes on until none is left. */
+static void worker_settle(struct worker *w)
+{
+    while (w->dirty != NULL) {
+        struct conn *c = w->dirty;
+        w->dirty = c->next;
+        conn_settle(c);
+    }
+}
+
+static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, int revents)
+{
+    (void)loop;
+    (void)revents;
+    worker_settle(prepare->data);
+}
+
+static void worker_on_tick(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)revents;
+    struct worker *w = timer->data;
+    atomic_fetch_add_explicit(&w->beat, 1, memory_order_relaxed);
+    wheel_advance(&w->wheel, conn_on_deadline, w);
+    (void)loop;
+}
+
+/* Every connection has a deadline at all times, so the wheel's slots list them all. */
+static void worker_each_conn(struct worker *w, void (*visit)(struct conn *c))
+{
+    for (int i = 0; i < WHEEL_SLOTS; i++) {
+        struct list seen;
+        list_take(&seen, &w->wheel.slot[i]);
+        while (!list_empty(&seen)) {
+            struct conn *c = LIST_ENTRY(seen.next, struct conn, timer.link);
+            list_remove(&c->timer.link);
+            list_append(&w->wheel.slot[i], &c->timer.link);
+            visit(c);
+        }
+    }
+}
+
+static void worker_cut(struct conn *c)
+{
+    conn_close(c);
+}
+
+static void worker_on_drain_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)loop;
+    (void)revents;
+    struct worker *w = timer->data;
+    struct log_context about = {.worker = w->index};
+    log_write(LOG_WARN, &about, "%u connections were still open at the end of drain_timeout; cut", w->nconns);
+    worker_each_conn(w, worker_cut);
+    worker_settle(w);
+}
+
+static void worker_say_goodbye(struct conn *c)
+{
+    if (c->state == CONN_OPEN)
+        c->ops->on_stop(c);
+}
+
+void worker_stop(struct worker *w)
+{
+    if (w->stopping)
+        return;
+    listener_close_all(w);
+    w->stopping = true;
+    worker_each_conn(w, worker_say_goodbye);
+    ev_timer_set(&w->drain, w->config->drain_timeout, 0);
+    ev_timer_start(w->loop, &w->drain);
+    worker_finish_if_idle(w);
+}
+
+struct worker *worker_create(unsigned index, const struct config *config, const struct worker_hooks *hooks)
+{
+    struct worker *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return NULL;
+    w->index = index;
+    w->config = config;
+    w->hooks = hooks;
+    w->input = malloc(WORKER_INPUT);
+    w->metrics = aligned_alloc(64, sizeof *w->metrics);
+    w->loop = ev_loop_new(EVBACKEND_EPOLL | EVFLAG_NOENV);
+    if (w->input == NULL || w->metrics == NULL || w->loop == NULL) {
+        if (w->loop != NULL)
+            ev_loop_destroy(w->loop);
+        free(w->metrics);
+        free(w->input);
+        free(w);
+        return NULL;
+    }
+    memset(w->metrics, 0, sizeof *w->metrics);
+    metrics_register(w->metrics);
+    wheel_init(&w->wheel);
+    list_init(&w->listeners);
+    mailbox_init(&w->mailbox, w->loop, w);
+    ev_timer_init(&w->tick, worker_on_tick, WHEEL_TICK_MS / 1000.0, WHEEL_TICK_MS / 1000.0);
+    w->tick.data = w;
+    ev_timer_start(w->loop, &w->tick);
+    ev_timer_init(&w->drain, worker_on_drain_deadline, 0, 0);
+    w->drain.data = w;
+    ev_prepare_init(&w->iteration_end, worker_on_iteration_end);
+    w->iteration_end.data = w;
+    ev_prepare_start(w->loop, &w->iteration_end);
+    return w;
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    char name[16];
+    snprintf(name, sizeof name, "tidewire/%u", w->index);
+    pthread_setname_np(pthread_self(), name);
+    w->hooks->on_start(w);
+    ev_run(w->loop, 0);
+    worker_settle(w);
+    w->hooks->on_exit(w);
+    mailbox_post(w->on_finished, w->finished);
+    return NULL;
+}
+
+int worker_start(struct worker *w, struct mailbox *to, struct mail *finished)
+{
+    w->on_finished = to;
+    w->finished = finished;
+    int rc = thread_start(&w->thread, worker_main, w);
+    if (rc != 0)
+        w->on_finished = NULL;
+    return rc;
+}
+
+void worker_join(struct worker *w)
+{
+    if (w->on_finished != NULL)
+        pthread_join(w->thread, NULL);
+}
+
+void worker_destroy(struct worker *w)
+{
+    w->stopping = true; /* nothing is accepted any more */
+    listener_close_all(w);
+    mailbox_fini(&w->mailbox);
+    outq_pool_fini(&w->chunks);
+    ev_loop_destroy(w->loop);
+    free(w->input);
+    /* w->metrics stays: counters of the past still count, and the registry reads them. */
+    free(w);
+}

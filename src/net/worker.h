@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT
+ * A worker: one thread with its own loop, listeners, connections, timers, pools and counters, so that nothing
+ * on a message's way takes a lock. Everything here belongs to that thread; what other threads may call says
+ * so.
+ *
+ *   RUNNING --worker_stop--> STOPPING --last connection gone, or the drain deadline--> the thread ends */
+#ifndef TIDEWIRE_NET_WORKER_H
+#define TIDEWIRE_NET_WORKER_H
+
+#include <ev.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "base/config.h"
+#include "base/list.h"
+#include "base/metrics.h"
+#include "net/conn.h"
+#include "net/mailbox.h"
+#include "net/outq.h"
+#include "net/wheel.h"
+
+#define WORKER_INPUT (256 * 1024) /* bytes read at once; one buffer for all connections */
+
+struct worker;
+
+/* What the layers above do with a worker; the only way `net` reaches upward. All on the worker's thread. */
+struct worker_hooks {
+    void (*on_start)(struct worker *w);                                       /* the thread has begun */
+    void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer); /* takes fd over */
+    void (*on_exit)(struct worker *w); /* the loop is over: release what the layers hold */
+};
+
+/* Room for what the layers above keep per worker. */
+enum worker_layer { WORKER_HTTP, WORKER_WS, WORKER_SCRIPT, WORKER_LAYERS };
+
+struct worker {
+    struct ev_loop *loop;
+    uint8_t *input;
+    struct conn *dirty; /* connections with something to flush or to free at the end of this iteration */
+    struct metrics *metrics;
+    struct outq_pool chunks;
+    uint64_t conn_seq;
+    unsigned index; /* from 1 */
+    unsigned nconns;
+    bool stopping;
+    const struct config *config;
+    const struct worker_hooks *hooks;
+    void *layer[WORKER_LAYERS];
+    struct wheel wheel;
+    ev_timer tick;
+    ev_timer drain;
+    ev_prepare iteration_end;
+    struct list listeners;
+    struct mailbox mailbox;
+    pthread_t thread;
+    struct mailbox *on_finished; /* gets the mail below when the thread is about to end */
+    struct mail *finished;
+    _Atomic uint64_t beat; /* rises with every tick; the watchdog reads it */
+};
+
+/* Prepares a worker; its thread does not run yet. NULL when memory runs out or the kernel refuses. */
+struct worker *worker_create(unsigned index, const struct config *config, const struct worker_hooks *hooks);
+/* Starts the thread. It posts `finished` to `to` just before it ends. 0 or an errno. */
+int worker_start(struct worker *w, struct mailbox *to, struct mail *finished);
+/* Waits for the thread, if it was started. */
+void worker_join(struct worker *w);
+/* Frees; the thread has been joined or never started. */
+void worker_destroy(struct worker *w);
+
+/* Any thread: what runs on the worker next. */
+static inline void worker_post(struct worker *w, struct mail *m)
+{
+    mailbox_post(&w->mailbox, m);
+}
+
+/* Stops accepting, lets every connection take leave, ends the loop when all are gone or at the drain
+ * deadline. */
+void worker_stop(struct worker *w);
+
+/* For conn.c and listener.c. */
+void worker_conn_opened(struct worker *w);
+void worker_conn_closed(struct worker *w);
+/* Connections of all workers. Any thread. */
+uint64_t worker_total_conns(void);
+
+#endif

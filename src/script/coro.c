@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT
+ * The scripts' coroutine library and xpcall.
+ *
+ * A debug hook belongs to one Lua state. When the watchdog cuts an entry, its hook is on the state that is
+ * running: a coroutine that dies of it must not leave the outer code running free, so each switch tells the
+ * budget, which sets the hook there as well. A message handler of xpcall would run inside the hook, where
+ * hooks are off: ours does not call the script's handler for a cut. */
+#include "script/coro.h"
+
+#include <lauxlib.h>
+
+#include "script/budget.h"
+#include "script/sched.h"
+#include "script/vm.h"
+
+static lua_State *coro_check(lua_State *L, const char *what)
+{
+    lua_State *co = lua_tothread(L, 1);
+    luaL_argexpected(L, co != NULL, 1, "coroutine");
+    if (sched_owns(co) && co != L)
+        luaL_error(L, "cannot %s a coroutine of the server: it belongs to a handler", what);
+    return co;
+}
+
+/* Resumes `co` with the `nargs` values on top of L. Returns how many results are on top of L, or -1 with the
+ * error object there. */
+static int coro_transfer(lua_State *L, lua_State *co, int nargs)
+{
+    int nresults;
+    if (!lua_checkstack(co, nargs)) {
+        lua_pushliteral(L, "too many arguments to resume");
+        return -1;
+    }
+    struct budget *budget = vm_of(L)->budget;
+    lua_xmove(L, co, nargs);
+    budget_switch(budget, co);
+    int status = lua_resume(co, L, nargs, &nresults);
+    budget_switch(budget, L);
+    if (status != LUA_OK && status != LUA_YIELD) {
+        lua_xmove(co, L, 1);
+        return -1;
+    }
+    if (!lua_checkstack(L, nresults + 1)) {
+        lua_pop(co, nresults);
+        lua_pushliteral(L, "too many results to resume");
+        return -1;
+    }
+    lua_xmove(co, L, nresults);
+    return nresults;
+}
+
+static int coro_resume(lua_State *L)
+{
+    lua_State *co = coro_check(L, "resume");
+    int n = coro_transfer(L, co, lua_gettop(L) - 1);
+    lua_pushboolean(L, n >= 0);
+    n = n < 0 ? 1 : n;
+    lua_insert(L, -(n + 1));
+    return n + 1;
+}
+
+/* Ends a coroutine: its pending to-be-closed variables run, on its own stack. */
+static int coro_shut(lua_State *L, lua_State *co)
+{
+    struct budget *budget = vm_of(L)->budget;
+    budget_switch(budget, co);
+    int status = lua_resetthread(co);
+    budget_switch(budget, L);
+    return status;
+}
+
+static int coro_wrap_call(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, lua_upvalueindex(1));
+    int n = coro_transfer(L, co, lua_gettop(L));
+    if (n >= 0)
+        return n;
+    int status = lua_status(co);
+    if (status != LUA_OK && status != LUA_YIELD && coro_shut(L, co) != LUA_OK)
+        lua_xmove(co, L, 1);              /* the error of a closing method takes over */
+    if (lua_type(L, -1) == LUA_TSTRING) { /* say where the wrapped function was called */
+        luaL_where(L, 1);
+        lua_insert(L, -2);
+        lua_concat(L, 2);
+    }
+    return lua_error(L);
+}
+
+static int coro_create(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_State *co = lua_newthread(L);
+    lua_pushvalue(L, 1);
+    lua_xmove(L, co, 1);
+    return 1;
+}
+
+static int coro_wrap(lua_State *L)
+{
+    coro_create(L);
+    lua_pushcclosure(L, coro_wrap_call, 1);
+    return 1;
+}
+
+static int coro_close(lua_State *L)
+{
+    lua_State *co = coro_check(L, "close");
+    int status = lua_status(co);
+    lua_Debug ar;
+    bool running = co == L || (status == LUA_OK && lua_getstack(co, 0, &ar));
+    if (running)
+        return luaL_error(L, "cannot close a %s coroutine", co == L ? "running" : "normal");
+    if (coro_shut(L, co) == LUA_OK) {
+        lua_pushboolean(L, 1);
+        return 1;
+    }
+    lua_pushboolean(L, 0);
+    lua_xmove(co, L, 1);
+    return 2;
+}
+
+static int coro_yield(lua_State *L)
+{
+    if (sched_owns(L) || !lua_isyieldable(L))
+        return luaL_error(L, "attempt to yield from outside a coroutine");
+    return lua_yield(L, lua_gettop(L));
+}
+
+static int coro_isyieldable(lua_State *L)
+{
+    lua_State *co = lua_isthread(L, 1) ? lua_tothread(L, 1) : L;
+    lua_pushboolean(L, !sched_owns(co) && lua_isyieldable(co));
+    return 1;
+}
+
+/* ---- xpcall ---- */
+
+/* Upvalue 1 is the script's message handler. */
+static int coro_message_handler(lua_State *L)
+{
+    if (budget_is_cut(vm_of(L)->budget))
+        return 1; /* the error as it is */
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+static int coro_xpcall_done(lua_State *L, int status, lua_KContext extra)
+{
+    if (status != LUA_OK && status != LUA_YIELD) {
+        lua_pushboolean(L, 0);
+        lua_pushvalue(L, -2);
+        return 2;
+    }
+    return lua_gettop(L) - (int)extra;
+}
+
+static int coro_xpcall(lua_State *L)
+{
+    int n = lua_gettop(L);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_pushvalue(L, 2);
+    lua_pushcclosure(L, coro_message_handler, 1);
+    lua_replace(L, 2);
+    lua_pushboolean(L, 1); /* the first result */
+    lua_pushvalue(L, 1);
+    lua_rotate(L, 3, 2);
+    int status = lua_pcallk(L, n - 2, LUA_MULTRET, 2, 2, coro_xpcall_done);
+    return coro_xpcall_done(L, status, 2);
+}
+
+void coro_install(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"create", coro_create},
+        {"resume", coro_resume},
+        {"wrap", coro_wrap},
+        {"close", coro_close},
+        {"yield", coro_yield},
+        {"isyieldable", coro_isyieldable},
+        {NULL, NULL},
+    };
+    lua_getglobal(L, "coroutine");
+    luaL_setfuncs(L, functions, 0);
+    lua_pop(L, 1);
+    lua_pushcfunction(L, coro_xpcall);
+    lua_setglobal(L, "xpcall");
+}

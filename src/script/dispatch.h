@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT
+ * Where requests and WebSocket events meet the script: finds the route, performs the upgrade, enters Lua. One
+ * per worker, on its thread. */
+#ifndef TIDEWIRE_SCRIPT_DISPATCH_H
+#define TIDEWIRE_SCRIPT_DISPATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "net/worker.h"
+#include "script/reaper.h"
+#include "script/vm.h"
+#include "ws/session.h"
+
+/* What the bodies of struct vm_bindings get as light userdata. */
+struct dispatch_open {
+    struct session *session;
+    int handler; /* registry reference of the route's function */
+};
+struct dispatch_message {
+    struct session *session;
+    bool text;
+    const char *data;
+    size_t len;
+};
+struct dispatch_close {
+    struct session *session;
+    unsigned code;
+    const char *reason;
+    size_t reason_len;
+};
+
+/* Before the worker's thread starts. The first VM serves from the start; `reaper` gets VMs that are done. 0
+ * or -1 when memory runs out (then `vm` stays the caller's). */
+int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper);
+
+/* Any thread: from its next loop iteration on the worker serves new connections with `vm`, which it takes
+ * over. 0, or -1 when memory runs out. */
+int dispatch_publish(struct worker *w, struct vm *vm);
+
+/* What workers are created with. */
+extern const struct worker_hooks dispatch_worker_hooks;
+
+/* For the watchdog (main thread). */
+struct budget *dispatch_budget(struct worker *w);
+
+/* After the worker's thread has ended, or when it never started. */
+void dispatch_worker_fini(struct worker *w);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT
+ * A generation: one version of the code, as one VM per worker. Built whole or not at all. */
+#ifndef TIDEWIRE_SCRIPT_GEN_H
+#define TIDEWIRE_SCRIPT_GEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/err.h"
+#include "script/vm.h"
+
+struct gen {
+    uint64_t number; /* from 1, only rises */
+    size_t nvms;
+    struct vm *vms[]; /* by worker index - 1; NULL once handed out */
+};
+
+/* Runs the script once for every worker, from one snapshot. On the thread of `budget`. NULL with `e` filled
+ * when any of them fails or their route tables differ. */
+struct gen *gen_build(const struct config *config, const char *script, size_t workers, uint64_t number,
+                      const struct vm_bindings *bindings, struct budget *budget, struct err *e);
+
+/* Frees the generation and the VMs that were not handed out. */
+void gen_destroy(struct gen *g);
+
+#endif

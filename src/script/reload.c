@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT
+ * The builder thread. */
+#include "script/reload.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/thread.h"
+
+struct reload {
+    struct reload_options o;
+    struct budget budget;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool wanted, stop;
+    uint64_t number; /* of the newest generation built or tried */
+};
+
+static void reload_build(struct reload *r)
+{
+    struct reload_outcome *out = calloc(1, sizeof *out);
+    if (out == NULL)
+        return;
+    out->mail.deliver = r->o.deliver;
+    out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, r->o.bindings, &r->budget,
+                         &out->error);
+    if (out->gen != NULL)
+        r->number++;
+    mailbox_post(r->o.to, &out->mail);
+}
+
+static void *reload_main(void *arg)
+{
+    struct reload *r = arg;
+    pthread_setname_np(pthread_self(), "tidewire/build");
+    budget_adopt(&r->budget);
+    pthread_mutex_lock(&r->lock);
+    while (!r->stop) {
+        if (!r->wanted) {
+            pthread_cond_wait(&r->changed, &r->lock);
+            continue;
+        }
+        r->wanted = false;
+        pthread_mutex_unlock(&r->lock);
+        reload_build(r);
+        pthread_mutex_lock(&r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+struct reload *reload_create(const struct reload_options *o, struct err *e)
+{
+    struct reload *r = calloc(1, sizeof *r);
+    if (r == NULL) {
+        err_set(e, "out of memory");
+        return NULL;
+    }
+    r->o = *o;
+    budget_init(&r->budget, "load_budget", o->config->load_budget);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->changed, NULL);
+    int rc = thread_start(&r->thread, reload_main, r);
+    if (rc != 0) {
+        err_set(e, "cannot start the builder thread: %s", strerror(rc));
+        free(r);
+        return NULL;
+    }
+    return r;
+}
+
+void reload_request(struct reload *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->wanted = true;
+    pthread_cond_signal(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+struct budget *reload_budget(struct reload *r)
+{
+    return &r->budget;
+}
+
+static int reload_join_soon(struct reload *r)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 50 * 1000 * 1000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    return pthread_timedjoin_np(r->thread, NULL, &until);
+}
+
+void reload_destroy(struct reload *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->stop = true;
+    pthread_cond_signal(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+    while (reload_join_soon(r) == ETIMEDOUT)
+        budget_cut(&r->budget);
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->changed);
+    free(r);
+}

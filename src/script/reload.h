@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT
+ * The builder thread: makes generations when asked, so that no worker waits for a script to load. */
+#ifndef TIDEWIRE_SCRIPT_RELOAD_H
+#define TIDEWIRE_SCRIPT_RELOAD_H
+
+#include "net/mailbox.h"
+#include "script/gen.h"
+
+struct reload;
+
+/* What comes back, as mail to the thread that asked; the receiver frees it. */
+struct reload_outcome {
+    struct mail mail; /* first */
+    struct gen *gen;  /* NULL: refused, see error */
+    struct err error;
+};
+
+struct reload_options {
+    const struct config *config; /* outlives the builder */
+    const char *script;          /* likewise */
+    size_t workers;
+    const struct vm_bindings *bindings;
+    struct mailbox *to;
+    void (*deliver)(struct mail *outcome, void *receiver);
+};
+
+/* Starts the thread. NULL with `e` filled when it cannot. */
+struct reload *reload_create(const struct reload_options *o, struct err *e);
+
+/* Asks for a new generation. Requests that come while one is built coalesce into one more. Any thread. */
+void reload_request(struct reload *r);
+
+/* The builder's time budget, for the watchdog. */
+struct budget *reload_budget(struct reload *r);
+
+/* Ends the thread; a script that is loading is cut. */
+void reload_destroy(struct reload *r);
+
+#endif

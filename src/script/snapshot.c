@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT
+ * The files of one generation. */
+#include "script/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+
+struct snapshot_entry {
+    struct snapshot_entry *next;
+    char *path;
+    struct buf data;
+    const char *why;
+};
+
+struct snapshot {
+    _Atomic unsigned refs;
+    pthread_mutex_t lock;
+    struct snapshot_entry *entries;
+    unsigned count;
+};
+
+struct snapshot *snapshot_create(void)
+{
+    struct snapshot *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    s->refs = 1;
+    pthread_mutex_init(&s->lock, NULL);
+    return s;
+}
+
+struct snapshot *snapshot_ref(struct snapshot *s)
+{
+    atomic_fetch_add(&s->refs, 1);
+    return s;
+}
+
+void snapshot_unref(struct snapshot *s)
+{
+    if (s == NULL || atomic_fetch_sub(&s->refs, 1) > 1)
+        return;
+    while (s->entries != NULL) {
+        struct snapshot_entry *next = s->entries->next;
+        free(s->entries->path);
+        buf_fini(&s->entries->data);
+        free(s->entries);
+        s->entries = next;
+    }
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+/* NULL when all is well, else what went wrong. Devices and pipes could block or never end. */
+static const char *snapshot_load(const char *path, struct buf *data)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return strerrordesc_np(errno);
+    const char *why = NULL;
+    if (fstat(fd, &st) < 0)
+        why = strerrordesc_np(errno);
+    else if (S_ISDIR(st.st_mode))
+        why = "it is a directory";
+    else if (!S_ISREG(st.st_mode))
+        why = "it is not a regular file";
+    while (why == NULL) {
+        if (data->len > SNAPSHOT_FILE_MAX)
+            why = "it is longer than 16 MiB";
+        else if (buf_reserve(data, 64 * 1024) < 0)
+            why = "out of memory";
+        else {
+            ssize_t n = read(fd, data->data + data->len, data->cap - data->len);
+            if (n == 0)
+                break;
+            if (n > 0)
+                data->len += (size_t)n;
+            else if (errno != EINTR)
+                why = strerrordesc_np(errno);
+        }
+    }
+    close(fd);
+    return why;
+}
+
+static struct snapshot_entry *snapshot_find(struct snapshot *s, const char *path)
+{
+    for (struct snapshot_entry *n = s->entries; n != NULL; n = n->next)
+        if (strcmp(n->path, path) == 0)
+            return n;
+    return NULL;
+}
+
+static struct snapshot_entry *snapshot_add(struct snapshot *s, const char *path)
+{
+    struct snapshot_entry *n = s->count < SNAPSHOT_FILES ? calloc(1, sizeof *n) : NULL;
+    if (n == NULL || (n->path = strdup(path)) == NULL) {
+        free(n);
+        return NULL;
+    }
+    n->why = snapshot_load(path, &n->data);
+    n->next = s->entries;
+    s->entries = n;
+    s->count++;
+    return n;
+}
+
+int snapshot_read(struct snapshot *s, const char *path, struct snapshot_file *file)
+{
+    pthread_mutex_lock(&s->lock);
+    struct snapshot_entry *n = snapshot_find(s, path);
+    if (n == NULL)
+        n = snapshot_add(s, path);
+    pthread_mutex_unlock(&s->lock);
+    if (n == NULL)
+        *file = (struct snapshot_file){.why = "out of memory, or more than 4096 files"};
+    else
+        *file = (struct snapshot_file){n->data.data != NULL ? n->data.data : "", n->data.len, n->why};
+    return file->why == NULL ? 0 : -1;
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT
+ * Frames over wslay. */
+#include "ws/framer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "ws/closecode.h"
+
+#define FRAMER_POOL_LIMIT 64
+
+struct framer {
+    wslay_frame_context_ptr context;
+    struct framer *next; /* in the pool */
+    struct unmask unmask;
+    struct framer_header header;
+    uint64_t got; /* payload bytes delivered */
+    /* during framer_read */
+    uint8_t *data;
+    size_t len;
+    const uint8_t *run; /* unmasked and not yet given to wslay */
+    size_t run_len;
+    const struct framer_events *events;
+    void *to;
+    unsigned fault;
+    bool ended; /* the run is the frame's last */
+};
+
+/* Takes the next run of unmasked bytes out of the input; false when there is none. */
+static bool framer_next_run(struct framer *f)
+{
+    size_t used;
+    bool in_payload = f->unmask.in_payload;
+    if (f->len == 0 || f->ended)
+        return false;
+    if (unmask_step(&f->unmask, f->data, f->len, &used, &f->run, &f->run_len, &f->ended) != UNMASK_OK) {
+        f->fault = CLOSECODE_PROTOCOL_ERROR;
+        return false;
+    }
+    f->data += used;
+    f->len -= used;
+    if (in_payload || f->run_len == 0)
+        return true;
+    f->header = (struct framer_header){
+        .fin = f->run[0] >> 7,
+        .rsv = f->run[0] >> 4 & 7,
+        .opcode = f->run[0] & 15,
+        .length = f->ended ? 0 : f->unmask.left,
+    };
+    f->fault = f->events->on_header(f->to, &f->header);
+    return f->fault == 0;
+}
+
+/* wslay's way to more input. */
+static ssize_t framer_pull(uint8_t *buf, size_t len, int flags, void *user)
+{
+    (void)flags;
+    struct framer *f = user;
+    size_t got = 0;
+    while (got < len && (f->run_len > 0 || framer_next_run(f))) {
+        size_t n = f->run_len < len - got ? f->run_len : len - got;
+        if (n > 0)
+            memcpy(buf + got, f->run, n);
+        f->run += n;
+        f->run_len -= n;
+        got += n;
+    }
+    return got > 0 && f->fault == 0 ? (ssize_t)got : -1;
+}
+
+static struct framer *framer_borrow(struct framer_pool *pool)
+{
+    struct framer *f = pool->spare;
+    if (f != NULL) {
+        pool->spare = f->next;
+        pool->count--;
+    } else {
+        static const struct wslay_frame_callbacks callbacks = {.recv_callback = framer_pull};
+        f = calloc(1, sizeof *f);
+        if (f != NULL && wslay_frame_context_init(&f->context, &callbacks, f) != 0) {
+            free(f);
+            f = NULL;
+        }
+        if (f == NULL)
+            return NULL;
+    }
+    f->got = 0;
+    metrics_add(pool->metrics, METRIC_FRAME_CONTEXTS, 1);
+    return f;
+}
+
+static void framer_free(struct framer *f)
+{
+    wslay_frame_context_free(f->context);
+    free(f);
+}
+
+static void framer_give_back(struct framer_pool *pool, struct framer **rx)
+{
+    struct framer *f = *rx;
+    *rx = NULL;
+    metrics_sub(pool->metrics, METRIC_FRAME_CONTEXTS, 1);
+    if (pool->count == FRAMER_POOL_LIMIT) {
+        framer_free(f);
+        return;
+    }
+    f->next = pool->spare;
+    pool->spare = f;
+    pool->count++;
+}
+
+void framer_abandon(struct framer_pool *pool, struct framer **rx)
+{
+    if (*rx == NULL)
+        return;
+    metrics_sub(pool->metrics, METRIC_FRAME_CONTEXTS, 1);
+    framer_free(*rx);
+    *rx = NULL;
+}
+
+unsigned framer_read(struct framer_pool *pool, struct framer **rx, uint8_t *data, size_t len, size_t *used,
+                     const struct framer_events *events, void *to)
+{
+    struct framer *f = *rx != NULL ? *rx : framer_borrow(pool);
+    *used = len;
+    if (f == NULL)
+        return CLOSECODE_INTERNAL_ERROR;
+    *rx = f;
+    f->data = data;
+    f->len = len;
+    f->run_len = 0;
+    f->events = events;
+    f->to = to;
+    f->fault = 0;
+    f->ended = false;
+    for (;;) {
+        struct wslay_frame_iocb piece;
+        ssize_t n = wslay_frame_recv(f->context, &piece);
+        if (n == WSLAY_ERR_WANT_READ && f->fault == 0)
+            return 0;
+        if (n < 0 && f->fault == 0)
+            f->fault = CLOSECODE_PROTOCOL_ERROR;
+        if (f->fault == 0) {
+            f->got += (uint64_t)n;
+            bool last = f->got == f->header.length;
+            f->fault = events->on_payload(to, &f->header, piece.data, (size_t)n, last);
+            if (f->fault == 0 && last) {
+                *used = (size_t)(f->data - data);
+                framer_give_back(pool, rx);
+                return 0;
+            }
+        }
+        if (f->fault != 0) {
+            unsigned fault = f->fault;
+            framer_abandon(pool, rx);
+            return fault;
+        }
+    }
+}
+
+/* ---- writing ---- */
+
+static ssize_t framer_push(const uint8_t *data, size_t len, int flags, void *user)
+{
+    (void)flags;
+    struct framer_pool *pool = user;
+    return pool->sink(pool->sink_to, data, len) == 0 ? (ssize_t)len : -1;
+}
+
+static int framer_make_writer(struct framer_pool *pool)
+{
+    static const struct wslay_frame_callbacks callbacks = {.send_callback = framer_push};
+    pool->writer = NULL;
+    return wslay_frame_context_init(&pool->writer, &callbacks, pool) == 0 ? 0 : -1;
+}
+
+int framer_write(struct framer_pool *pool, uint8_t opcode, const void *data, size_t len,
+                 int (*sink)(void *to, const void *data, size_t len), void *to)
+{
+    if (pool->writer == NULL && framer_make_writer(pool) < 0)
+        return -1;
+    struct wslay_frame_iocb frame = {
+        .fin = 1, .opcode = opcode, .payload_length = len, .data = data, .data_length = len};
+    pool->sink = sink;
+    pool->sink_to = to;
+    ssize_t n = wslay_frame_send(pool->writer, &frame);
+    if (n >= 0 && (size_t)n == len)
+        return 0;
+    /* Half a frame is out: the context would go on with it. */
+    wslay_frame_context_free(pool->writer);
+    pool->writer = NULL;
+    return -1;
+}
+
+int framer_pool_init(struct framer_pool *pool, struct metrics *metrics)
+{
+    *pool = (struct framer_pool){.metrics = metrics};
+    return framer_make_writer(pool);
+}
+
+void framer_pool_fini(struct framer_pool *pool)
+{
+    while (pool->spare != NULL) {
+        struct framer *f = pool->spare;
+        pool->spare = f->next;
+        framer_free(f);
+    }
+    wslay_frame_context_free(pool->writer);
+    pool->writer = NULL;
+}

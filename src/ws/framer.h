@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ * Frames over wslay: contexts from a pool for reading, one context for writing. The thread of its worker.
+ *
+ * A wslay frame context carries a 4 KiB buffer, so a connection has one only while it is inside a frame. What
+ * goes into a context is unmasked before (unmask.h) and stops at the frame's end, or bytes of the next frame
+ * would stay in a context that another connection borrows next. A context in which a frame did not end well
+ * is freed, never pooled. The writing context has never sent a masked frame: wslay would go on masking (1.0.1
+ * never clears `omask`). */
+#ifndef TIDEWIRE_WS_FRAMER_H
+#define TIDEWIRE_WS_FRAMER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <wslay/wslay.h>
+
+#include "base/metrics.h"
+#include "ws/unmask.h"
+
+struct framer; /* a frame being read */
+
+/* Spare contexts of a worker. */
+struct framer_pool {
+    struct framer *spare;
+    unsigned count;
+    struct metrics *metrics;
+    wslay_frame_context_ptr writer;
+    /* the frame that framer_write is writing */
+    int (*sink)(void *to, const void *data, size_t len);
+    void *sink_to;
+};
+
+/* 0, or -1 when memory runs out. */
+int framer_pool_init(struct framer_pool *pool, struct metrics *metrics);
+void framer_pool_fini(struct framer_pool *pool);
+
+/* What a frame's header says. */
+struct framer_header {
+    bool fin;
+    uint8_t rsv;    /* RSV1 is 4, RSV2 2, RSV3 1 */
+    uint8_t opcode; /* enum wslay_opcode */
+    uint64_t length;
+};
+
+/* The reader's events; each returns 0, or a close code with which the connection is to fail. */
+struct framer_events {
+    /* The header is whole; no payload has been looked at yet. */
+    unsigned (*on_header)(void *to, const struct framer_header *h);
+    /* Payload, at most 4 KiB, valid during the call. The last piece of a frame (the only one of an empty
+     * frame, then with len 0) has `last`. */
+    unsigned (*on_payload)(void *to, const struct framer_header *h, const uint8_t *data, size_t len,
+                           bool last);
+};
+
+/* Reads data[0 .. len), which is changed in place, up to the end of one frame. *rx is the frame begun by an
+ * earlier call or NULL, and is NULL again when the frame ends. Stores in *used how much was taken (all,
+ * unless the frame ended). Returns 0 or the close code to fail with: 1002 for what RFC 6455, 5.2 and 5.5
+ * forbid in a header, 1011 when memory runs out, or what an event returned; *rx is then NULL. */
+unsigned framer_read(struct framer_pool *pool, struct framer **rx, uint8_t *data, size_t len, size_t *used,
+                     const struct framer_events *events, void *to);
+
+/* Gives up a frame that will not be read further. */
+void framer_abandon(struct framer_pool *pool, struct framer **rx);
+
+/* Writes one unmasked frame with FIN into `sink`, which copies the bytes and returns 0, or non-zero to give
+ * up. 0 or -1. */
+int framer_write(struct framer_pool *pool, uint8_t opcode, const void *data, size_t len,
+                 int (*sink)(void *to, const void *data, size_t len), void *to);
+
+#endif

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: MIT
+ * One WebSocket. */
+#include "ws/session.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "http/http1.h"
+#include "ws/closecode.h"
+#include "ws/upgrade.h"
+#include "ws/utf8.h"
+
+struct session_worker {
+    const struct session_handler *handler;
+    struct framer_pool framers;
+};
+
+/* What has come of a message that is not whole, and of a control frame that is not. */
+struct session_partial {
+    struct buf body;
+    struct utf8 utf8;
+    bool in_message;
+    bool text;
+    uint8_t control_len;
+    uint8_t control[125];
+};
+
+static struct session_worker *session_layer(const struct session *s)
+{
+    return s->conn->worker->layer[WORKER_WS];
+}
+
+static struct metrics *session_metrics(const struct session *s)
+{
+    return s->conn->worker->metrics;
+}
+
+/* ---- ending ---- */
+
+/* Not under framer_read, which is using both. */
+static void session_drop_input(struct session *s)
+{
+    framer_abandon(&session_layer(s)->framers, &s->rx);
+    if (s->partial == NULL)
+        return;
+    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, s->partial->body.cap);
+    buf_fini(&s->partial->body);
+    free(s->partial);
+    s->partial = NULL;
+}
+
+/* Every way out comes here once: nothing is read or sent any more, on_close is due. */
+static void session_end(struct session *s, unsigned code)
+{
+    if (s->state == SESSION_ENDED)
+        return;
+    s->state = SESSION_ENDED;
+    s->close_code = (uint16_t)code;
+    conn_later(s->conn);
+}
+
+static int session_sink(void *to, const void *data, size_t len)
+{
+    return conn_send(to, data, len);
+}
+
+static void session_write(struct session *s, uint8_t opcode, const void *data, size_t len)
+{
+    if (framer_write(&session_layer(s)->framers, opcode, data, len, session_sink, s->conn) < 0)
+        conn_close(s->conn); /* out of memory: half a frame may be queued */
+}
+
+static void session_write_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
+{
+    uint8_t payload[125];
+    size_t len = closecode_write(code, reason, reason_len, payload);
+    session_write(s, WSLAY_CONNECTION_CLOSE, payload, len);
+}
+
+void session_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
+{
+    if (s->state != SESSION_OPEN)
+        return;
+    session_write_close(s, code, reason, reason_len);
+    s->state = SESSION_CLOSING;
+    conn_set_deadline(s->conn, s->conn->worker->config->close_timeout);
+}
+
+void session_fail(struct session *s, unsigned code, const char *reason)
+{
+    if (s->state == SESSION_ENDED)
+        return;
+    if (s->state == SESSION_OPEN)
+        session_write_close(s, code, reason, strlen(reason));
+    session_end(s, code);
+    conn_finish(s->conn, s->conn->worker->config->close_timeout);
+}
+
+/* ---- sending ---- */
+
+enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
+{
+    struct conn *c = s->conn;
+    size_t limit = (size_t)c->worker->config->send_limit;
+    if (s->state != SESSION_OPEN || c->state != CONN_OPEN)
+        return SESSION_NOT_OPEN;
+    if (c->out.bytes > 0 && c->out.bytes + len > limit) {
+        conn_flush(c); /* the limit counts what the kernel refused */
+        if (c->state != CONN_OPEN)
+            return SESSION_NOT_OPEN;
+        if (c->out.bytes > 0 && c->out.bytes + len > limit) {
+            metrics_add(session_metrics(s), METRIC_SLOW_CLOSED, 1);
+            session_fail(s, CLOSECODE_TRY_AGAIN_LATER, "send queue full");
+            return SESSION_QUEUE_FULL;
+        }
+    }
+    session_write(s, text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, data, len);
+    if (c->state != CONN_OPEN)
+        return SESSION_NOT_OPEN;
+    metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, 1);
+    return SESSION_SENT;
+}
+
+/* ---- receiving ---- */
+
+static struct session_partial *session_partial_get(struct session *s)
+{
+    if (s->partial == NULL)
+        s->partial = calloc(1, sizeof *s->partial);
+    return s->partial;
+}
+
+/* Sequence, sizes and bits (RFC 6455, 5.2 to 5.5), before any payload is taken in. */
+static unsigned session_on_header(void *to, const struct framer_header *h)
+{
+    struct session *s = to;
+    const struct session_partial *p = s->partial;
+    bool in_message = p != NULL && p->in_message;
+    if (h->rsv != 0)
+        return CLOSECODE_PROTOCOL_ERROR;
+    switch (h->opcode) {
+    case WSLAY_CONTINUATION_FRAME:
+        if (!in_message)
+            return CLOSECODE_PROTOCOL_ERROR;
+        break;
+    case WSLAY_TEXT_FRAME:
+    case WSLAY_BINARY_FRAME:
+        if (in_message)
+            return CLOSECODE_PROTOCOL_ERROR;
+        break;
+    case WSLAY_CONNECTION_CLOSE:
+    case WSLAY_PING:
+    case WSLAY_PONG: return h->fin && h->length <= 125 ? 0 : CLOSECODE_PROTOCOL_ERROR;
+    default: return CLOSECODE_PROTOCOL_ERROR;
+    }
+    uint64_t have = in_message ? p->body.len : 0;
+    return h->length > (uint64_t)s->conn->worker->config->max_message - have ? CLOSECODE_TOO_BIG : 0;
+}
+
+static void session_deliver(struct session *s, bool text, const char *data, size_t len)
+{
+    metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
+    if (s->state == SESSION_OPEN) /* after our Close nobody waits for messages */
+        session_layer(s)->handler->on_message(s, text, data, len);
+}
+
+/* A piece of a message that is not whole in one piece. */
+static unsigned session_gather(struct session *s, const struct framer_header *h, const uint8_t *data,
+                               size_t len, bool last)
+{
+    struct session_partial *p = session_partial_get(s);
+    if (p == NULL)
+        return CLOSECODE_INTERNAL_ERROR;
+    if (!p->in_message) {
+        p->in_message = true;
+        p->text = h->opcode == WSLAY_TEXT_FRAME;
+        memset(&p->utf8, 0, sizeof p->utf8);
+    }
+    if (p->text && !utf8_feed(&p->utf8, data, len))
+        return CLOSECODE_INVALID_DATA;
+    size_t before = p->body.cap;
+    if (buf_append(&p->body, data, len) < 0)
+        return CLOSECODE_INTERNAL_ERROR;
+    metrics_add(session_metrics(s), METRIC_REASSEMBLY_BYTES, p->body.cap - before);
+    if (!last || !h->fin)
+        return 0;
+    if (p->text && !utf8_complete(&p->utf8))
+        return CLOSECODE_INVALID_DATA;
+    s->partial = NULL; /* the handler may end the session */
+    session_deliver(s, p->text, p->body.data != NULL ? p->body.data : "", p->body.len);
+    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, p->body.cap);
+    buf_fini(&p->body);
+    free(p);
+    return 0;
+}
+
+static unsigned session_on_close_frame(struct session *s, const uint8_t *payload, size_t len)
+{
+    struct closecode_payload close;
+    unsigned fault = closecode_parse(payload, len, &close);
+    if (fault != 0)
+        return fault;
+    if (close.reason_len > 0)
+        s->close_reason = strndup(close.reason, close.reason_len);
+    if (s->state == SESSION_OPEN) /* echo the code (5.5.1) */
+        session_write_close(s, close.code, NULL, 0);
+    session_end(s, close.code);
+    conn_finish(s->conn, s->conn->worker->config->close_timeout);
+    return 0;
+}
+
+static unsigned session_on_control(struct session *s, uint8_t opcode, const uint8_t *payload, size_t len)
+{
+    if (opcode == WSLAY_CONNECTION_CLOSE)
+        return session_on_close_frame(s, payload, len);
+    if (opcode == WSLAY_PING && s->state == SESSION_OPEN)
+        session_write(s, WSLAY_PONG, payload, len);
+    return 0;
+}
+
+static unsigned session_on_payload(void *to, const struct framer_header *h, const uint8_t *data, size_t len,
+                                   bool last)
+{
+    struct session *s = to;
+    if (wslay_is_ctrl_frame(h->opcode)) {
+        if (len == h->length)
+            return session_on_control(s, h->opcode, data, len);
+        struct session_partial *p = session_partial_get(s);
+        if (p == NULL)
+            return CLOSECODE_INTERNAL_ERROR;
+        memcpy(p->control + p->control_len, data, len);
+        p->control_len = (uint8_t)(p->control_len + len);
+        if (!last)
+            return 0;
+        uint8_t whole = p->control_len;
+        p->control_len = 0;
+        return session_on_control(s, h->opcode, p->control, whole);
+    }
+    bool whole = h->fin && h->opcode != WSLAY_CONTINUATION_FRAME && len == h->length;
+    if (!whole)
+        return session_gather(s, h, data, len, last);
+    bool text = h->opcode == WSLAY_TEXT_FRAME;
+    if (text && !utf8_valid(data, len))
+        return CLOSECODE_INVALID_DATA;
+    session_deliver(s, text, (const char *)data, len);
+    return 0;
+}
+
+static const struct framer_events session_framer_events = {
+    .on_header = session_on_header,
+    .on_payload = session_on_payload,
+};
+
+static const char *session_fault_text(unsigned code)
+{
+    switch (code) {
+    case CLOSECODE_INVALID_DATA: return "invalid UTF-8";
+    case CLOSECODE_TOO_BIG: return "message too big";
+    case CLOSECODE_INTERNAL_ERROR: return "out of memory";
+    default: return "protocol error";
+    }
+}
+
+static void session_on_data(struct conn *c, uint8_t *data, size_t len)
+{
+    struct session *s = c->session;
+    s->last_heard = c->worker->wheel.now;
+    s->awaiting_pong = false;
+    while (len > 0 && s->state != SESSION_ENDED) {
+        size_t used;
+        unsigned fault =
+            framer_read(&session_layer(s)->framers, &s->rx, data, len, &used, &session_framer_events, s);
+        if (fault != 0) {
+            metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
+            session_fail(s, fault, session_fault_text(fault));
+            break;
+        }
+        data += used;
+        len -= used;
+    }
+    if (s->state == SESSION_ENDED)
+        session_drop_input(s);
+}
+
+/* ---- the connection's other events ---- */
+
+static void session_on_eof(struct conn *c)
+{
+    session_end(c->session, CLOSECODE_ABNORMAL);
+    conn_close(c);
+}
+
+static double session_since(const struct session *s, uint32_t tick)
+{
+    return (double)(s->conn->worker->wheel.now - tick) * WHEEL_TICK_MS / 1000;
+}
+
+/* Sets the deadline for whatever is due first: the next ping, or the end of patience with an idle peer. */
+static void session_schedule(struct session *s)
+{
+    const struct config *config = s->conn->worker->config;
+    double wait = 3600;
+    if (config->ping_interval > 0)
+        wait = config->ping_interval - session_since(s, s->last_ping);
+    if (config->idle_timeout > 0) {
+        double idle = config->idle_timeout - session_since(s, s->last_heard);
+        wait = idle < wait ? idle : wait;
+    }
+    conn_set_deadline(s->conn, wait > 0 ? wait : 0);
+}
+
+static void session_keep_alive(struct session *s)
+{
+    const struct config *config = s->conn->worker->config;
+    if (config->idle_timeout > 0 && session_since(s, s->last_heard) >= config->idle_timeout) {
+        session_close(s, CLOSECODE_GOING_AWAY, "idle", 4);
+        return;
+    }
+    if (config->ping_interval > 0 && session_since(s, s->last_ping) >= config->ping_interval) {
+        if (s->awaiting_pong) {
+            metrics_add(session_metrics(s), METRIC_PING_TIMEOUTS, 1);
+            session_on_eof(s->conn);
+            return;
+        }
+        session_write(s, WSLAY_PING, NULL, 0);
+        s->awaiting_pong = true;
+        s->last_ping = s->conn->worker->wheel.now;
+    }
+    session_schedule(s);
+}
+
+static void session_on_timeout(struct conn *c)
+{
+    struct session *s = c->session;
+    if (s->state == SESSION_OPEN)
+        session_keep_alive(s);
+    else
+        session_on_eof(c);
+}
+
+static void session_on_stop(struct conn *c)
+{
+    session_close(c->session, CLOSECODE_GOING_AWAY, "server is stopping", 18);
+}
+
+static void session_on_later(struct conn *c)
+{
+    struct session *s = c->session;
+    if (s->state != SESSION_ENDED || s->told)
+        return;
+    s->told = true;
+    metrics_sub(c->worker->metrics, METRIC_WEBSOCKETS, 1);
+    const char *reason = s->close_reason != NULL ? s->close_reason : "";
+    session_layer(s)->handler->on_close(s, s->close_code, reason, strlen(reason));
+}
+
+static void session_on_dead(struct conn *c)
+{
+    struct session *s = c->session;
+    session_end(s, CLOSECODE_ABNORMAL);
+    session_on_later(c);
+    session_drop_input(s);
+    free(s->close_reason);
+    head_unref(s->head);
+    free(s);
+}
+
+static const struct conn_ops session_ops = {
+    .on_data = session_on_data,
+    .on_eof = session_on_eof,
+    .on_timeout = session_on_timeout,
+    .on_stop = session_on_stop,
+    .on_later = session_on_later,
+    .on_dead = session_on_dead,
+};
+
+/* ---- beginning ---- */
+
+struct session *session_open(struct conn *c, struct head *head)
+{
+    struct session *s = calloc(1, sizeof *s);
+    char accept[UPGRADE_ACCEPT_LEN + 1], answer[160];
+    if (s == NULL) {
+        head_unref(head);
+        conn_close(c);
+        return NULL;
+    }
+    upgrade_accept(head, accept);
+    s->conn = c;
+    s->head = head;
+    s->last_heard = s->last_ping = c->worker->wheel.now;
+    http1_hand_over(c, &session_ops, s);
+    metrics_add(session_metrics(s), METRIC_UPGRADES, 1);
+    metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
+    int n = snprintf(answer, sizeof answer,
+                     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                     "Sec-WebSocket-Accept: %s\r\n\r\n",
+                     accept);
+    if (conn_send(c, answer, (size_t)n) < 0)
+        return NULL; /* freed at the end of the iteration */
+    session_schedule(s);
+    return s;
+}
+
+int session_worker_init(struct worker *w, const struct session_handler *handler)
+{
+    struct session_worker *l = calloc(1, sizeof *l);
+    if (l == NULL || framer_pool_init(&l->framers, w->metrics) < 0) {
+        free(l);
+        return -1;
+    }
+    l->handler = handler;
+    w->layer[WORKER_WS] = l;
+    return 0;
+}
+
+void session_worker_fini(struct worker *w)
+{
+    struct session_worker *l = w->layer[WORKER_WS];
+    if (l == NULL)
+        return;
+    framer_pool_fini(&l->framers);
+    free(l);
+    w->layer[WORKER_WS] = NULL;
+}
