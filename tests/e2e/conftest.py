@@ -98,7 +98,7 @@ class Server:
         with self._changed:
             return len(self.lines)
 
-    def signal(self, number):
+    def send_signal(self, number):
         self.process.send_signal(number)
 
     def reload(self, text=None):
@@ -106,7 +106,7 @@ class Server:
         if text is not None:
             Path(self.script).write_text(text, encoding="utf-8")
         start = self.mark()
-        self.signal(signal.SIGHUP)
+        self.send_signal(signal.SIGHUP)
         return self.wait_log(r"serves new connections|reload refused", start).group(0) != "reload refused"
 
     def ask(self, request):
