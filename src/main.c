@@ -349,9 +349,6 @@ static int start(struct server *s, struct err *e)
     watch_signal(s, &s->on_hup, SIGHUP, on_hup_signal);
     watch_signal(s, &s->on_term, SIGTERM, on_stop_signal);
     watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
-    if (serve &&
-        (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0))
-        return -1;
     s->nworkers = serve ? count_workers(config) : 1;
     s->reaper = reaper_create();
     if (s->reaper == NULL)
