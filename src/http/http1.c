@@ -49,9 +49,8 @@ static void http1_refuse_with(struct conn *c, int status, const char *detail)
 
 void http1_hand_over(struct conn *c, const struct conn_ops *ops, void *session)
 {
-    http1_free(c->session);
-    c->ops = ops;
-    c->session = session;
+    http1_free(conn_session(c));
+    conn_set_session(c, ops, session);
 }
 
 /* ---- the head ---- */
@@ -61,7 +60,7 @@ static const struct conn_ops http1_ops;
 /* `data` starts with a whole head of `head_len` bytes; the rest belongs to what follows it. */
 static void http1_on_head(struct conn *c, uint8_t *data, size_t head_len, size_t len)
 {
-    const struct http1 *h = c->session;
+    const struct http1 *h = conn_session(c);
     struct head *head;
     struct head_fault fault;
     if (c->worker->stopping) {
@@ -89,7 +88,7 @@ static void http1_on_bad_bytes(struct conn *c, uint8_t first)
 
 static void http1_on_data(struct conn *c, uint8_t *data, size_t len)
 {
-    struct http1 *h = c->session;
+    struct http1 *h = conn_session(c);
     size_t limit = (size_t)c->worker->config->max_head;
     if (h->partial.len > 0) {
         if (buf_append(&h->partial, data, len) < 0) {
@@ -117,7 +116,7 @@ static void http1_on_data(struct conn *c, uint8_t *data, size_t len)
 
 static void http1_on_eof(struct conn *c)
 {
-    const struct http1 *h = c->session;
+    const struct http1 *h = conn_session(c);
     if (h->partial.len > 0)
         http1_refuse_with(c, 400, "The request ended before its headers did.");
     else
@@ -141,7 +140,7 @@ static void http1_on_stop(struct conn *c)
 
 static void http1_on_dead(struct conn *c)
 {
-    http1_free(c->session);
+    http1_free(conn_session(c));
 }
 
 static const struct conn_ops http1_ops = {

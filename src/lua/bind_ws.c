@@ -26,9 +26,13 @@ enum bind_ws_slot {
 
 struct bind_ws {
     struct session *session; /* NULL once the connection is gone */
-    uint64_t id;
-    unsigned close_code; /* 0 while it is open */
+    uint64_t gone;           /* then: its id << 16 | its close code */
 };
+
+static uint64_t bind_ws_id(const struct bind_ws *box)
+{
+    return box->session != NULL ? box->session->conn->id : box->gone >> 16;
+}
 
 static struct bind_ws *bind_ws_check(lua_State *L)
 {
@@ -178,12 +182,14 @@ static bool bind_ws_push_field(lua_State *L, const struct bind_ws *box, const ch
 {
     const struct session *s = box->session;
     if (strcmp(key, "id") == 0)
-        lua_pushinteger(L, (lua_Integer)box->id);
+        lua_pushinteger(L, (lua_Integer)bind_ws_id(box));
     else if (strcmp(key, "is_closed") == 0)
         lua_pushboolean(L, s == NULL || s->state != SESSION_OPEN);
     else if (strcmp(key, "close_code") == 0) {
-        if (box->close_code != 0)
-            lua_pushinteger(L, box->close_code);
+        if (s == NULL)
+            lua_pushinteger(L, (lua_Integer)(box->gone & 0xffff));
+        else if (s->state == SESSION_ENDED)
+            lua_pushinteger(L, s->close_code);
         else
             lua_pushnil(L);
     } else if (strcmp(key, "request") == 0)
@@ -215,7 +221,7 @@ static int bind_ws_newindex(lua_State *L)
 static int bind_ws_tostring(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
-    lua_pushfstring(L, "ws %I%s", (lua_Integer)box->id, box->session == NULL ? " (closed)" : "");
+    lua_pushfstring(L, "ws %I%s", (lua_Integer)bind_ws_id(box), box->session == NULL ? " (closed)" : "");
     return 1;
 }
 
@@ -253,18 +259,29 @@ static int bind_ws_done(lua_State *L, int status, lua_KContext context)
     return 0;
 }
 
+/* Whether the function at the top takes a second parameter. */
+static bool bind_ws_wants_request(lua_State *L)
+{
+    lua_Debug ar;
+    lua_pushvalue(L, -1);
+    lua_getinfo(L, ">u", &ar);
+    return ar.nparams >= 2 || ar.isvararg;
+}
+
 int bind_ws_on_open(lua_State *L)
 {
     const struct dispatch_open *open = lua_touserdata(L, 1);
     struct session *s = open->session;
     lua_rawgeti(L, LUA_REGISTRYINDEX, open->handler);
+    bool wants_request = bind_ws_wants_request(L);
     struct bind_ws *box = lua_newuserdatauv(L, sizeof *box, BIND_WS_SLOTS);
-    *box = (struct bind_ws){.session = s, .id = s->conn->id};
+    *box = (struct bind_ws){.session = s};
     luaL_setmetatable(L, BIND_WS_TYPE);
     lua_pushvalue(L, -1);
     s->owner_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_req_push(L, s->head);
-    lua_callk(L, 2, 0, 0, bind_ws_done);
+    if (wants_request)
+        bind_req_push(L, s->head);
+    lua_callk(L, wants_request ? 2 : 1, 0, 0, bind_ws_done);
     return 0;
 }
 
@@ -293,8 +310,6 @@ int bind_ws_on_close(lua_State *L)
     const struct dispatch_close *c = lua_touserdata(L, 1);
     if (!bind_ws_push_handler(L, c->session, BIND_WS_CLOSE))
         return 0;
-    struct bind_ws *box = lua_touserdata(L, -1);
-    box->close_code = c->code;
     lua_pushinteger(L, c->code);
     lua_pushlstring(L, c->reason, c->reason_len);
     lua_callk(L, 3, 0, 0, bind_ws_done);
@@ -307,7 +322,7 @@ void bind_ws_forget(lua_State *L, struct session *s)
         return;
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->owner_ref);
     struct bind_ws *box = lua_touserdata(L, -1);
-    box->close_code = s->close_code;
+    box->gone = s->conn->id << 16 | s->close_code;
     box->session = NULL;
     lua_pop(L, 1);
     luaL_unref(L, LUA_REGISTRYINDEX, s->owner_ref);

@@ -62,7 +62,7 @@ static void conn_read(struct conn *c)
 static void conn_on_io(struct ev_loop *loop, ev_io *io, int revents)
 {
     (void)loop;
-    struct conn *c = io->data;
+    struct conn *c = LIST_ENTRY(io, struct conn, io);
     if (revents & EV_WRITE)
         conn_flush(c);
     if ((revents & EV_READ) && c->state != CONN_DEAD)
@@ -77,12 +77,10 @@ struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, v
         return NULL;
     }
     c->worker = w;
-    c->ops = ops;
-    c->session = session;
     c->id = ++w->conn_seq << 8 | (w->index - 1);
     wheel_item_init(&c->timer);
     ev_io_init(&c->io, conn_on_io, fd, EV_READ);
-    c->io.data = c;
+    conn_set_session(c, ops, session);
     ev_io_start(w->loop, &c->io);
     worker_conn_opened(w);
     return c;

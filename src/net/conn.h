@@ -49,10 +49,9 @@ struct conn_ops {
 enum conn_state { CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_DEAD };
 
 struct conn {
-    ev_io io; /* io.fd is the socket */
+    ev_io io; /* io.fd is the socket, io.data the protocol's session (conn_session) */
     struct worker *worker;
     const struct conn_ops *ops;
-    void *session; /* the protocol's */
     struct outq out;
     struct wheel_item timer;
     struct conn *next; /* in the worker's dirty list, or its dead list */
@@ -61,6 +60,18 @@ struct conn {
     bool dirty;
     bool later;
 };
+
+/* The protocol's own state. */
+static inline void *conn_session(const struct conn *c)
+{
+    return c->io.data;
+}
+
+static inline void conn_set_session(struct conn *c, const struct conn_ops *ops, void *session)
+{
+    c->ops = ops;
+    c->io.data = session;
+}
 
 /* Starts a connection on `fd`, which it takes over. NULL when memory runs out (then fd is closed). */
 struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session);

@@ -266,7 +266,7 @@ static const char *session_fault_text(unsigned code)
 
 static void session_on_data(struct conn *c, uint8_t *data, size_t len)
 {
-    struct session *s = c->session;
+    struct session *s = conn_session(c);
     s->last_heard = c->worker->wheel.now;
     s->awaiting_pong = false;
     while (len > 0 && s->state != SESSION_ENDED) {
@@ -289,7 +289,7 @@ static void session_on_data(struct conn *c, uint8_t *data, size_t len)
 
 static void session_on_eof(struct conn *c)
 {
-    session_end(c->session, CLOSECODE_ABNORMAL);
+    session_end(conn_session(c), CLOSECODE_ABNORMAL);
     conn_close(c);
 }
 
@@ -334,7 +334,7 @@ static void session_keep_alive(struct session *s)
 
 static void session_on_timeout(struct conn *c)
 {
-    struct session *s = c->session;
+    struct session *s = conn_session(c);
     if (s->state == SESSION_OPEN)
         session_keep_alive(s);
     else
@@ -343,12 +343,12 @@ static void session_on_timeout(struct conn *c)
 
 static void session_on_stop(struct conn *c)
 {
-    session_close(c->session, CLOSECODE_GOING_AWAY, "server is stopping", 18);
+    session_close(conn_session(c), CLOSECODE_GOING_AWAY, "server is stopping", 18);
 }
 
 static void session_on_later(struct conn *c)
 {
-    struct session *s = c->session;
+    struct session *s = conn_session(c);
     if (s->state != SESSION_ENDED || s->told)
         return;
     s->told = true;
@@ -359,7 +359,7 @@ static void session_on_later(struct conn *c)
 
 static void session_on_dead(struct conn *c)
 {
-    struct session *s = c->session;
+    struct session *s = conn_session(c);
     session_end(s, CLOSECODE_ABNORMAL);
     session_on_later(c);
     session_drop_input(s);
