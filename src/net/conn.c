@@ -77,7 +77,7 @@ struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, v
         return NULL;
     }
     c->worker = w;
-    c->id = ++w->conn_seq << 8 | (w->index - 1);
+    c->id = ++w->conn_seq * w->count + (w->index - 1);
     wheel_item_init(&c->timer);
     ev_io_init(&c->io, conn_on_io, fd, EV_READ);
     conn_set_session(c, ops, session);

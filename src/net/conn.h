@@ -55,7 +55,7 @@ struct conn {
     struct outq out;
     struct wheel_item timer;
     struct conn *next; /* in the worker's dirty list, or its dead list */
-    uint64_t id;       /* sequence number << 8 | worker's index - 1 */
+    uint64_t id;       /* rises; id % number of workers + 1 is the worker */
     uint8_t state;     /* enum conn_state */
     bool dirty;
     bool later;

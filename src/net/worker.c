@@ -119,6 +119,7 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
     if (w == NULL)
         return NULL;
     w->index = index;
+    w->count = 1;
     w->config = config;
     w->hooks = hooks;
     w->input = malloc(WORKER_INPUT);

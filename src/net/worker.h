@@ -44,6 +44,7 @@ struct worker {
     struct outq_pool chunks;
     uint64_t conn_seq;
     unsigned index; /* from 1 */
+    unsigned count; /* of workers */
     unsigned nconns;
     bool stopping;
     const struct config *config;

@@ -37,6 +37,8 @@ static int coro_transfer(lua_State *L, lua_State *co, int nargs)
     int status = lua_resume(co, L, nargs, &nresults);
     budget_switch(budget, L);
     if (status != LUA_OK && status != LUA_YIELD) {
+        if (budget_is_cut(budget))
+            vm_set_mark(co, VM_MARK_CUT);
         lua_xmove(co, L, 1);
         return -1;
     }
@@ -59,9 +61,14 @@ static int coro_resume(lua_State *L)
     return n + 1;
 }
 
-/* Ends a coroutine: its pending to-be-closed variables run, on its own stack. */
+/* Ends a coroutine: its pending to-be-closed variables run, on its own stack. Returns a status; on an error
+ * its object is on top of `co`. */
 static int coro_shut(lua_State *L, lua_State *co)
 {
+    if (vm_has_mark(co, VM_MARK_CUT)) {
+        lua_pushliteral(co, "the coroutine was cut by the time budget");
+        return LUA_ERRRUN;
+    }
     struct budget *budget = vm_of(L)->budget;
     budget_switch(budget, co);
     int status = lua_resetthread(co);

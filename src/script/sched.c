@@ -12,12 +12,9 @@
 #include "script/budget.h"
 #include "script/vm.h"
 
-/* vm_of reads the VM from a state's extra space; the lowest bit there tells a coroutine of the scheduler. */
-#define SCHED_MARK ((uintptr_t)1)
-
 bool sched_owns(lua_State *L)
 {
-    return (*(uintptr_t *)lua_getextraspace(L) & SCHED_MARK) != 0;
+    return vm_has_mark(L, VM_MARK_SCHED);
 }
 
 /* ---- messages ---- */
@@ -34,18 +31,15 @@ static const char *sched_error_text(lua_State *L, int index)
     return lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, index));
 }
 
-/* Gets a failed coroutine; returns its error with its traceback. */
-static int sched_describe_body(lua_State *L)
-{
-    lua_State *co = lua_touserdata(L, 1);
-    lua_xmove(co, L, 1);
-    luaL_traceback(L, co, sched_error_text(L, 2), 0);
-    return 1;
-}
-
 static int sched_message_handler(lua_State *L)
 {
+    static const char inside[] = "\n\t[C]: in ?"; /* our own frames, at the bottom */
+    size_t len, tail = sizeof inside - 1;
     luaL_traceback(L, L, sched_error_text(L, 1), 1);
+    const char *text = lua_tolstring(L, -1, &len);
+    while (len > tail && memcmp(text + len - tail, inside, tail) == 0)
+        len -= tail;
+    lua_pushlstring(L, text, len);
     return 1;
 }
 
@@ -98,7 +92,7 @@ static bool sched_thread_get(struct vm *vm, struct sched_thread *t)
     }
     if (sched_setup(vm->L, sched_new_thread_body, t, NULL) < 0)
         return false;
-    *(uintptr_t *)lua_getextraspace(t->co) |= SCHED_MARK;
+    vm_set_mark(t->co, VM_MARK_SCHED);
     return true;
 }
 
@@ -111,20 +105,21 @@ static void sched_thread_put(struct vm *vm, const struct sched_thread *t)
         luaL_unref(vm->L, LUA_REGISTRYINDEX, t->ref);
 }
 
-/* Describes why `co` failed, within the entry, as __tostring is the script's. The text is on the main state's
- * stack. */
-static const char *sched_why(struct vm *vm, lua_State *co, int status)
+/* A handler fails within a pcall of our own, not at the top of its coroutine: an error that a hook raised
+ * there would leave the coroutine with hooks off, and with them off its pending __close methods would run.
+ * Returns nothing, or the message with its traceback. */
+static int sched_trampoline_done(lua_State *co, int status, lua_KContext context)
 {
-    if (status == LUA_YIELD) {
-        lua_pushliteral(vm->L, "attempt to yield from outside a coroutine");
-        return lua_tostring(vm->L, -1);
-    }
-    budget_switch(vm->budget, vm->L);
-    lua_pushcfunction(vm->L, sched_describe_body);
-    lua_pushlightuserdata(vm->L, co);
-    bool described = lua_pcall(vm->L, 1, 1, 0) == LUA_OK;
-    const char *text = lua_type(vm->L, -1) == LUA_TSTRING ? lua_tostring(vm->L, -1) : NULL;
-    return text != NULL && (described || status != LUA_ERRMEM) ? text : "not enough memory (vm_memory)";
+    (void)co;
+    (void)context;
+    return status == LUA_OK || status == LUA_YIELD ? 0 : 1;
+}
+
+static int sched_trampoline(lua_State *co)
+{
+    lua_pushcfunction(co, sched_message_handler);
+    lua_insert(co, 1);
+    return sched_trampoline_done(co, lua_pcallk(co, 1, 0, 1, 0, sched_trampoline_done), 0);
 }
 
 enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const struct log_context *about)
@@ -139,26 +134,26 @@ enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const 
     }
     vm->sched.busy = true;
     vm->about = *about;
-    int results, base = lua_gettop(vm->L);
+    int results = 0;
+    lua_pushcfunction(t.co, sched_trampoline);
     lua_pushcfunction(t.co, body);
     lua_pushlightuserdata(t.co, arg);
     budget_enter(vm->budget, t.co);
-    int status = lua_resume(t.co, vm->L, 1, &results);
+    int status = lua_resume(t.co, vm->L, 2, &results);
+    bool cut = budget_leave(vm->budget, t.co);
     enum sched_result result = SCHED_OK;
-    if (status != LUA_OK) {
-        bool cut = budget_is_cut(vm->budget);
+    if (status != LUA_OK || results > 0) {
+        const char *why = lua_type(t.co, -1) == LUA_TSTRING ? lua_tostring(t.co, -1) : "unknown error";
         result = cut ? SCHED_CUT : SCHED_FAILED;
         metrics_add(vm->metrics, cut ? METRIC_HANDLER_CUT : METRIC_HANDLER_ERRORS, 1);
-        log_write(LOG_ERROR, about, "%s", sched_why(vm, t.co, status));
-        budget_switch(vm->budget, t.co);
-        lua_resetthread(t.co); /* runs pending __close */
-        lua_sethook(vm->L, NULL, 0, 0);
+        log_write(LOG_ERROR, about, "%s", why);
     }
-    budget_leave(vm->budget, t.co);
-    lua_settop(t.co, 0);
-    lua_settop(vm->L, base);
     vm->about = (struct log_context){.worker = vm->worker};
     vm->sched.busy = false;
-    sched_thread_put(vm, &t);
+    if (status == LUA_OK) {
+        lua_settop(t.co, 0);
+        sched_thread_put(vm, &t);
+    } else /* the trampoline itself failed: nothing to reuse */
+        luaL_unref(vm->L, LUA_REGISTRYINDEX, t.ref);
     return result;
 }

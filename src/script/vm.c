@@ -9,10 +9,23 @@
 
 #include "script/policy.h"
 
+/* A thread's extra space holds its VM's address (new threads inherit it from the main one) and its marks in
+ * the lowest bits. */
+#define VM_MARKS ((uintptr_t)(VM_MARK_SCHED | VM_MARK_CUT))
+
 struct vm *vm_of(lua_State *L)
 {
-    /* The lowest bit is the scheduler's mark; VMs are aligned. */
-    return (struct vm *)(*(uintptr_t *)lua_getextraspace(L) & ~(uintptr_t)1);
+    return (struct vm *)(*(uintptr_t *)lua_getextraspace(L) & ~VM_MARKS);
+}
+
+void vm_set_mark(lua_State *L, enum vm_mark mark)
+{
+    *(uintptr_t *)lua_getextraspace(L) |= mark;
+}
+
+bool vm_has_mark(lua_State *L, enum vm_mark mark)
+{
+    return (*(uintptr_t *)lua_getextraspace(L) & mark) != 0;
 }
 
 /* ---- memory ---- */

@@ -69,6 +69,15 @@ void vm_destroy(struct vm *vm);
 /* The VM of any of its Lua threads. Never raises. */
 struct vm *vm_of(lua_State *L);
 
+/* Marks of one Lua thread. Never raise. */
+enum vm_mark {
+    VM_MARK_SCHED = 1, /* the scheduler resumes it; scripts may not */
+    VM_MARK_CUT =
+        2, /* it died of the time budget, with hooks off for good: none of its code may run any more */
+};
+void vm_set_mark(lua_State *L, enum vm_mark mark);
+bool vm_has_mark(lua_State *L, enum vm_mark mark);
+
 /* Registers the function at `index` as a route. Raises with the place of the caller (level 1) in the message.
  */
 void vm_add_route(lua_State *L, enum router_method method, int pattern_index, int function_index);
