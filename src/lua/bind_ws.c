@@ -158,7 +158,7 @@ static int bind_ws_close(lua_State *L)
                           CLOSECODE_REASON_MAX);
     if (!utf8_valid(reason, len))
         return luaL_error(L, "ws:close: the reason is not UTF-8");
-    if (box->session == NULL || box->session->state != SESSION_OPEN)
+    if (box->session == NULL || !session_is_open(box->session))
         return bind_ws_fail(L, "closed");
     session_close(box->session, (unsigned)code, reason, len);
     lua_pushboolean(L, 1);
@@ -184,7 +184,7 @@ static bool bind_ws_push_field(lua_State *L, const struct bind_ws *box, const ch
     if (strcmp(key, "id") == 0)
         lua_pushinteger(L, (lua_Integer)bind_ws_id(box));
     else if (strcmp(key, "is_closed") == 0)
-        lua_pushboolean(L, s == NULL || s->state != SESSION_OPEN);
+        lua_pushboolean(L, s == NULL || !session_is_open(s));
     else if (strcmp(key, "close_code") == 0) {
         if (s == NULL)
             lua_pushinteger(L, (lua_Integer)(box->gone & 0xffff));

@@ -16,6 +16,8 @@
 #include <openssl/crypto.h>
 #include <wslay/wslay.h>
 
+#include "script/conffile.h"
+
 struct cli_verb {
     const char *name;
     enum cli_command command;
@@ -43,27 +45,32 @@ static const struct cli_verb *cli_find_verb(const char *name)
 
 /* ---- help and version ---- */
 
+static void cli_print_option(const struct config_key *k)
+{
+    char flag[64], initial[64] = "";
+    if (k->flag != '\0')
+        snprintf(flag, sizeof flag, "  -%c, --%s", k->flag, k->name);
+    else
+        snprintf(flag, sizeof flag, "      --%s", k->name);
+    for (char *p = flag; *p != '\0'; p++)
+        *p = *p == '_' ? '-' : *p;
+    if (k->initial != NULL)
+        snprintf(initial, sizeof initial, " [%s]", k->initial);
+    printf("%-28s %s%s%s%s\n", flag, k->help, k->type == CONFIG_CHOICE ? ": " : "",
+           k->type == CONFIG_CHOICE ? k->choices : "", initial);
+}
+
 void cli_print_help(void)
 {
     printf("Tidewire " TIDEWIRE_VERSION ": a real-time server scripted in Lua.\n\nUsage:\n");
     for (size_t i = 0; i < CLI_VERBS; i++)
         printf("  tidewire %-20s %s\n", cli_verbs[i].usage, cli_verbs[i].help);
-    printf("\nOptions (each is also TIDEWIRE_NAME in the environment; the command line wins):\n");
-    for (size_t i = 0; i < config_nkeys; i++) {
-        const struct config_key *k = &config_keys[i];
-        char flag[64], value[64] = "";
-        size_t n = (size_t)snprintf(flag, sizeof flag, "%s--%s", k->flag ? "    " : "      ", k->name);
-        if (k->flag)
-            memcpy(flag, (char[]){' ', ' ', '-', k->flag, ',', ' '}, 6),
-                n = (size_t)snprintf(flag + 6, sizeof flag - 6, "--%s", k->name) + 6;
-        for (size_t j = 6; j < n; j++)
-            flag[j] = flag[j] == '_' ? '-' : flag[j];
-        if (k->initial != NULL)
-            snprintf(value, sizeof value, " [%s]", k->initial);
-        printf("%-28s %s%s%s%s%s\n", flag, k->help, k->type == CONFIG_CHOICE ? ": " : "",
-               k->type == CONFIG_CHOICE ? k->choices : "", value,
-               k->type == CONFIG_BOOL ? " (a switch)" : "");
-    }
+    printf("\nOptions (each is also TIDEWIRE_NAME in the environment; command line over environment over "
+           "file):\n");
+    printf("  -c, --config FILE          Lua file that returns a table of the options below, with _ for -\n"
+           "                             [tidewire.conf.lua beside the script, when there]\n");
+    for (size_t i = 0; i < config_nkeys; i++)
+        cli_print_option(&config_keys[i]);
     printf("\nTimes are in seconds (500ms, 10s, 2m), sizes in bytes (64k, 1m).\n"
            "Signals: SIGHUP loads the script anew; SIGTERM and SIGINT end it politely, twice at once.\n");
 }
@@ -81,7 +88,12 @@ struct cli_parse {
     struct cli *cli;
     char **argv;
     int argc, at;
-    bool seen[64]; /* by key: a repeated --listen adds */
+    const char *config_file;
+    struct cli_setting { /* flags in their order; they are applied last */
+        const struct config_key *key;
+        const char *arg, *value;
+    } * settings;
+    size_t nsettings;
 };
 
 static int cli_unknown_option(const char *arg, struct err *e)
@@ -116,6 +128,14 @@ static const struct config_key *cli_key(const char *arg, const char **value)
 static int cli_option(struct cli_parse *p, struct err *e)
 {
     const char *arg = p->argv[p->at], *value = NULL;
+    if (strcmp(arg, "-c") == 0 || strcmp(arg, "--config") == 0) {
+        p->config_file = p->at + 1 < p->argc ? p->argv[++p->at] : NULL;
+        return p->config_file != NULL ? 0 : err_set(e, "%s needs a value: the configuration file", arg);
+    }
+    if (strncmp(arg, "--config=", 9) == 0) {
+        p->config_file = arg + 9;
+        return 0;
+    }
     const struct config_key *key = cli_key(arg, &value);
     if (key == NULL)
         return cli_unknown_option(arg, e);
@@ -125,10 +145,37 @@ static int cli_option(struct cli_parse *p, struct err *e)
         value = p->argv[++p->at];
     if (value == NULL)
         return err_set(e, "%s needs a value: %s", arg, key->help);
-    bool *seen = &p->seen[key - config_keys];
-    int rc = config_set(&p->cli->config, key, arg, value, *seen, e);
-    *seen = true;
-    return rc;
+    p->settings[p->nsettings++] = (struct cli_setting){key, arg, value};
+    return 0;
+}
+
+/* Flags over environment over file over defaults. */
+static int cli_apply(const struct cli_parse *p, char **environment, struct err *e)
+{
+    struct config *config = &p->cli->config;
+    const char *file = p->config_file != NULL ? p->config_file : getenv("TIDEWIRE_CONFIG");
+    char *beside = NULL;
+    if (file == NULL && p->cli->script != NULL) {
+        const char *slash = strrchr(p->cli->script, '/');
+        int folder = slash != NULL ? (int)(slash - p->cli->script) + 1 : 0;
+        if (asprintf(&beside, "%.*stidewire.conf.lua", folder, p->cli->script) < 0)
+            return err_set(e, "out of memory");
+        if (access(beside, F_OK) == 0)
+            file = beside;
+    }
+    int rc = file != NULL ? conffile_load(config, file, e) : 0;
+    free(beside);
+    if (rc < 0 || config_set_env(config, environment, e) < 0)
+        return -1;
+    for (size_t i = 0; i < p->nsettings; i++) {
+        const struct cli_setting *s = &p->settings[i];
+        bool again = false; /* a repeated --listen adds */
+        for (size_t j = 0; j < i; j++)
+            again = again || p->settings[j].key == s->key;
+        if (config_set(config, s->key, s->arg, s->value, again, e) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* The file of SCRIPT|DIR. */
@@ -162,34 +209,44 @@ static int cli_word(struct cli_parse *p, const struct cli_verb **verb, struct er
     return err_set(e, "unexpected argument %s; see tidewire --help", word);
 }
 
-int cli_parse(struct cli *cli, int argc, char **argv, char **environment, struct err *e)
+static int cli_parse_words(struct cli_parse *p, struct err *e)
 {
-    struct cli_parse p = {.cli = cli, .argv = argv, .argc = argc, .at = 1};
     const struct cli_verb *verb = NULL;
-    memset(cli, 0, sizeof *cli);
-    if (config_init(&cli->config) < 0)
-        return err_set(e, "out of memory");
-    if (config_set_env(&cli->config, environment, e) < 0)
-        return -1;
-    for (; p.at < argc; p.at++) {
-        const char *arg = argv[p.at];
+    for (; p->at < p->argc; p->at++) {
+        const char *arg = p->argv[p->at];
         if (strcmp(arg, "-h") == 0 || strcmp(arg, "--help") == 0) {
-            cli->command = CLI_HELP;
+            p->cli->command = CLI_HELP;
             return 0;
         }
         if (strcmp(arg, "--version") == 0 || strcmp(arg, "-V") == 0) {
-            cli->command = CLI_VERSION;
+            p->cli->command = CLI_VERSION;
             return 0;
         }
-        if ((arg[0] == '-' && arg[1] != '\0' ? cli_option(&p, e) : cli_word(&p, &verb, e)) < 0)
+        if ((arg[0] == '-' && arg[1] != '\0' ? cli_option(p, e) : cli_word(p, &verb, e)) < 0)
             return -1;
     }
     if (verb == NULL)
         return err_set(e, "nothing to serve: tidewire SCRIPT.lua, or tidewire --help");
-    if (verb->takes_script && cli->script == NULL)
+    if (verb->takes_script && p->cli->script == NULL)
         return err_set(e, "%s needs a script: tidewire %s", verb->name, verb->usage);
-    cli->command = verb->command;
+    p->cli->command = verb->command;
     return 0;
+}
+
+int cli_parse(struct cli *cli, int argc, char **argv, char **environment, struct err *e)
+{
+    struct cli_parse p = {.cli = cli, .argv = argv, .argc = argc, .at = 1};
+    memset(cli, 0, sizeof *cli);
+    p.settings = calloc((size_t)argc + 1, sizeof p.settings[0]);
+    if (p.settings == NULL || config_init(&cli->config) < 0) {
+        free(p.settings);
+        return err_set(e, "out of memory");
+    }
+    int rc = cli_parse_words(&p, e);
+    if (rc == 0 && cli->command != CLI_HELP && cli->command != CLI_VERSION)
+        rc = cli_apply(&p, environment, e);
+    free(p.settings);
+    return rc;
 }
 
 void cli_fini(struct cli *cli)

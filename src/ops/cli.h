@@ -10,7 +10,7 @@ enum cli_command { CLI_RUN, CLI_CHECK, CLI_ROUTES, CLI_HEALTH, CLI_VERSION, CLI_
 
 struct cli {
     enum cli_command command;
-    struct config config; /* defaults, then the environment, then the flags */
+    struct config config; /* flags over environment over file over defaults */
     char *script;         /* the file; for a folder its main.lua; NULL when the command takes none */
 };
 

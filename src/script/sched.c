@@ -31,14 +31,24 @@ static const char *sched_error_text(lua_State *L, int index)
     return lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, index));
 }
 
+/* Takes `tail` off text[0 .. *len) when it ends with it. */
+static bool sched_trim(const char *text, size_t *len, const char *tail)
+{
+    size_t n = strlen(tail);
+    if (*len < n || memcmp(text + *len - n, tail, n) != 0)
+        return false;
+    *len -= n;
+    return true;
+}
+
 static int sched_message_handler(lua_State *L)
 {
-    static const char inside[] = "\n\t[C]: in ?"; /* our own frames, at the bottom */
-    size_t len, tail = sizeof inside - 1;
+    size_t len;
     luaL_traceback(L, L, sched_error_text(L, 1), 1);
     const char *text = lua_tolstring(L, -1, &len);
-    while (len > tail && memcmp(text + len - tail, inside, tail) == 0)
-        len -= tail;
+    while (sched_trim(text, &len, "\n\t[C]: in ?")) /* our own frames, at the bottom */
+        continue;
+    sched_trim(text, &len, "\nstack traceback:");
     lua_pushlstring(L, text, len);
     return 1;
 }

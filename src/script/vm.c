@@ -43,9 +43,18 @@ static void *vm_alloc(void *user, void *block, size_t old, size_t new)
     if (new > old &&new - old > vm->memory_limit - vm->memory)
         return NULL;
     void *moved = realloc(block, new);
-    if (moved != NULL)
-        vm->memory += new - old;
-    return moved;
+    if (moved == NULL && new > old)
+        return NULL;
+    vm->memory += new - old;
+    return moved != NULL ? moved : block; /* Lua relies on it that shrinking works */
+}
+
+/* An error outside every protected call is a defect of the bindings; Lua aborts the process after this. */
+static int vm_on_panic(lua_State *L)
+{
+    const char *message = lua_tostring(L, -1);
+    log_error("defect: unprotected error in Lua: %s", message != NULL ? message : "?");
+    return 0;
 }
 
 /* ---- routes ---- */
@@ -155,6 +164,7 @@ struct vm *vm_load(const struct vm_options *o, const char *path, struct err *e)
         err_set(e, "out of memory");
     else {
         *(struct vm **)lua_getextraspace(vm->L) = vm;
+        lua_atpanic(vm->L, vm_on_panic);
         if (vm_start(vm, path, e) == 0)
             return vm;
     }

@@ -105,7 +105,7 @@ enum session_sent session_send(struct session *s, bool text, const void *data, s
 {
     struct conn *c = s->conn;
     size_t limit = (size_t)c->worker->config->send_limit;
-    if (s->state != SESSION_OPEN || c->state != CONN_OPEN)
+    if (!session_is_open(s))
         return SESSION_NOT_OPEN;
     if (c->out.bytes > 0 && c->out.bytes + len > limit) {
         conn_flush(c); /* the limit counts what the kernel refused */

@@ -66,6 +66,12 @@ enum session_sent {
     SESSION_QUEUE_FULL /* the peer is too slow: the connection is being closed with 1013 */
 };
 
+/* Whether messages can still be sent. */
+static inline bool session_is_open(const struct session *s)
+{
+    return s->state == SESSION_OPEN && s->conn->state == CONN_OPEN;
+}
+
 /* Queues a message. Text must be UTF-8, which the caller has checked. */
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len);
 

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT
+ * The configuration file. */
+#include "script/conffile.h"
+
+#include <string.h>
+
+#include <lauxlib.h>
+#include <lualib.h>
+
+#include "script/sched.h"
+#include "script/vm.h"
+
+struct conffile {
+    struct config *config;
+    const char *path;
+    struct err *error;
+};
+
+static int conffile_raise(lua_State *L, const struct conffile *f)
+{
+    return luaL_error(L, "%s: %s", f->path, f->error->text);
+}
+
+/* The value at the top as config_set takes it. */
+static const char *conffile_text(lua_State *L)
+{
+    if (lua_type(L, -1) == LUA_TBOOLEAN)
+        return lua_toboolean(L, -1) ? "true" : "false";
+    return lua_tostring(L, -1);
+}
+
+static void conffile_set_list(lua_State *L, const struct conffile *f, const struct config_key *key)
+{
+    lua_Integer n = luaL_len(L, -1);
+    if (n == 0)
+        luaL_error(L, "%s: %s: the list is empty", f->path, key->name);
+    for (lua_Integer i = 1; i <= n; i++) {
+        if (lua_geti(L, -1, i) != LUA_TSTRING)
+            luaL_error(L, "%s: %s: element %I is a %s, not a string", f->path, key->name, i,
+                       luaL_typename(L, -1));
+        if (config_set(f->config, key, key->name, lua_tostring(L, -1), i > 1, f->error) < 0)
+            conffile_raise(L, f);
+        lua_pop(L, 1);
+    }
+}
+
+/* Key and value are on top of the stack. */
+static void conffile_set(lua_State *L, const struct conffile *f)
+{
+    if (lua_type(L, -2) != LUA_TSTRING)
+        luaL_error(L, "%s: every key of the table is a name, not a %s", f->path, luaL_typename(L, -2));
+    const char *name = lua_tostring(L, -2);
+    const struct config_key *key = config_find(name, strlen(name));
+    if (key == NULL) {
+        const char *near = config_nearest(name);
+        luaL_error(L, "%s: unknown key %s%s%s%s", f->path, name, near != NULL ? "; did you mean " : "",
+                   near != NULL ? near : "", near != NULL ? "?" : "");
+    }
+    const char *text = conffile_text(L);
+    if (lua_type(L, -1) == LUA_TTABLE && key->type == CONFIG_LIST)
+        conffile_set_list(L, f, key);
+    else if (text == NULL)
+        luaL_error(L, "%s: %s cannot be a %s", f->path, name, luaL_typename(L, -1));
+    else if (config_set(f->config, key, name, text, false, f->error) < 0)
+        conffile_raise(L, f);
+}
+
+static void conffile_on_steps(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    luaL_error(L, "the configuration file runs for too long");
+}
+
+static int conffile_body(lua_State *L)
+{
+    const struct conffile *f = lua_touserdata(L, 1);
+    static const luaL_Reg libraries[] = {{LUA_GNAME, luaopen_base},        {LUA_TABLIBNAME, luaopen_table},
+                                         {LUA_STRLIBNAME, luaopen_string}, {LUA_MATHLIBNAME, luaopen_math},
+                                         {LUA_OSLIBNAME, luaopen_os},      {NULL, NULL}};
+    for (const luaL_Reg *lib = libraries; lib->func != NULL; lib++) {
+        luaL_requiref(L, lib->name, lib->func, 1);
+        lua_pop(L, 1);
+    }
+    if (luaL_loadfilex(L, f->path, "t") != LUA_OK)
+        return lua_error(L);
+    lua_sethook(L, conffile_on_steps, LUA_MASKCOUNT, CONFFILE_STEPS);
+    lua_call(L, 0, 1);
+    lua_sethook(L, NULL, 0, 0);
+    if (!lua_istable(L, -1))
+        return luaL_error(L, "%s: must return a table, as in return { workers = 2 }, not a %s", f->path,
+                          luaL_typename(L, -1));
+    lua_pushnil(L);
+    while (lua_next(L, -2) != 0) {
+        conffile_set(L, f);
+        lua_pop(L, 1);
+    }
+    return 0;
+}
+
+int conffile_load(struct config *c, const char *path, struct err *e)
+{
+    struct budget budget;
+    struct err detail;
+    struct conffile f = {.config = c, .path = path, .error = &detail};
+    budget_init(&budget, "load_budget", c->load_budget);
+    struct vm vm = {.budget = &budget}; /* the door wants to know whose error it describes */
+    vm.L = luaL_newstate();
+    if (vm.L == NULL)
+        return err_set(e, "out of memory");
+    *(struct vm **)lua_getextraspace(vm.L) = &vm;
+    int rc = sched_setup(vm.L, conffile_body, &f, e);
+    lua_close(vm.L);
+    return rc;
+}
