@@ -26,11 +26,15 @@
 #include "script/dispatch.h"
 #include "script/reaper.h"
 #include "script/reload.h"
+#include "ws/upgrade.h"
 
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 #define STOP_SLACK_S 1.0 /* beyond drain_timeout, for a worker to close what is left */
-#define FILE_RESERVE 128 /* descriptors kept for everything that is not a connection */
+/* Descriptors kept for what is not a connection: loops and listeners of each worker, logs, files being read,
+ * refusals on their way out. */
+#define FILE_RESERVE            160
+#define FILE_RESERVE_PER_WORKER (4 + CONFIG_MAX_LISTEN)
 
 struct server {
     struct cli cli;
@@ -74,9 +78,10 @@ static void set_limits(struct config *config)
         setrlimit(RLIMIT_NOFILE, &files);
         getrlimit(RLIMIT_NOFILE, &files);
     }
+    int64_t reserve = FILE_RESERVE + FILE_RESERVE_PER_WORKER * (int64_t)count_workers(config);
     if (config->max_connections == 0 && files.rlim_cur != RLIM_INFINITY)
         config->max_connections =
-            files.rlim_cur > 2 * FILE_RESERVE ? (int64_t)files.rlim_cur - FILE_RESERVE : 1;
+            (int64_t)files.rlim_cur > 2 * reserve ? (int64_t)files.rlim_cur - reserve : 1;
 }
 
 static int write_pid_file(struct server *s, struct err *e)
@@ -95,6 +100,24 @@ static int write_pid_file(struct server *s, struct err *e)
 
 /* ---- leaving ---- */
 
+/* What would be left in the file system. */
+static void remove_files(struct server *s)
+{
+    for (size_t i = 0; i < CONFIG_MAX_LISTEN; i++)
+        listener_release(&s->sets[i]);
+    control_close(s->control);
+    s->control = NULL;
+    if (s->pid_written)
+        unlink(s->cli.config.pid_file);
+}
+
+/* Ends the process although threads are running. */
+static void leave_at_once(struct server *s, int exit_code)
+{
+    remove_files(s);
+    _exit(exit_code);
+}
+
 static void leave(struct server *s, int exit_code)
 {
     s->exit_code = exit_code;
@@ -109,21 +132,15 @@ static void on_worker_finished(struct mail *m, void *receiver)
         leave(s, s->exit_code);
 }
 
-static void deliver_stop(struct mail *m, void *receiver)
-{
-    free(m);
-    worker_stop(receiver);
-}
-
 /* A worker that is stuck in a C function does not hear that it should stop. */
 static void on_stop_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
 {
     (void)loop;
     (void)revents;
-    const struct server *s = timer->data;
+    struct server *s = timer->data;
     log_error("%zu of %zu workers did not end in time: leaving without them", s->nstarted - s->nfinished,
               s->nstarted);
-    _exit(EXIT_FAILED);
+    leave_at_once(s, EXIT_FAILED);
 }
 
 static void stop(struct server *s, int exit_code)
@@ -135,15 +152,8 @@ static void stop(struct server *s, int exit_code)
     ev_timer_init(&s->stop_deadline, on_stop_deadline, s->cli.config.drain_timeout + STOP_SLACK_S, 0);
     s->stop_deadline.data = s;
     ev_timer_start(s->loop, &s->stop_deadline);
-    for (size_t i = 0; i < s->nstarted; i++) {
-        struct mail *m = calloc(1, sizeof *m);
-        if (m == NULL) {
-            leave(s, EXIT_FAILED);
-            return;
-        }
-        m->deliver = deliver_stop;
-        worker_post(s->workers[i], m);
-    }
+    for (size_t i = 0; i < s->nstarted; i++)
+        worker_stop(s->workers[i]);
 }
 
 static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
@@ -154,7 +164,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
     const char *name = signal->signum == SIGTERM ? "SIGTERM" : "SIGINT";
     if (s->stopping) {
         log_always("%s again: leaving at once", name);
-        _exit(EXIT_FINE);
+        leave_at_once(s, EXIT_FINE);
     }
     log_always("%s: stopping", name);
     stop(s, EXIT_FINE);
@@ -199,7 +209,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     for (size_t i = 0; i < config->nlisten; i++)
         if (listener_bind(&s->sets[i], config->listen[i], s->nworkers, e) < 0)
             return -1;
-    if (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0)
+    if (control_open(&s->control, s->loop, config, on_control, s, e) < 0 || write_pid_file(s, e) < 0)
         return -1;
     for (size_t i = 0; i < s->nworkers; i++) {
         struct worker *w = worker_create((unsigned)i + 1, config, &dispatch_worker_hooks);
@@ -238,10 +248,7 @@ static void note_generation(struct server *s, uint64_t number)
 static void publish(struct server *s, struct gen *gen)
 {
     for (size_t i = 0; i < s->nworkers; i++) {
-        if (dispatch_publish(s->workers[i], gen->vms[i]) < 0) {
-            log_error("out of memory while publishing generation %llu", (unsigned long long)gen->number);
-            return;
-        }
+        dispatch_publish(s->workers[i], gen->vms[i]);
         gen->vms[i] = NULL;
     }
     note_generation(s, gen->number);
@@ -292,7 +299,9 @@ static void on_outcome(struct mail *m, void *receiver)
     struct server *s = receiver;
     struct reload_outcome *out = (struct reload_outcome *)m;
     bool serving = s->workers != NULL;
-    if (out->gen == NULL && serving) {
+    if (s->stopping) {
+        /* whatever it was, it comes too late */
+    } else if (out->gen == NULL && serving) {
         metrics_add(&s->metrics, METRIC_RELOADS_FAILED, 1);
         log_error("reload refused, generation %llu goes on: %s", (unsigned long long)s->generation,
                   out->error.text);
@@ -302,12 +311,10 @@ static void on_outcome(struct mail *m, void *receiver)
     } else if (out->gen == NULL) {
         fprintf(stderr, "%s\n", out->error.text);
         leave(s, EXIT_FAILED);
-    } else if (!s->stopping) {
-        if (serving)
-            publish(s, out->gen);
-        else
-            on_first_generation(s, out->gen);
-    }
+    } else if (serving)
+        publish(s, out->gen);
+    else
+        on_first_generation(s, out->gen);
     gen_destroy(out->gen);
     free(out);
 }
@@ -338,9 +345,8 @@ static int start(struct server *s, struct err *e)
     int rc = budget_install();
     if (rc != 0)
         return err_set(e, "cannot install the time budget's signal: %s", strerror(rc));
-    for (size_t i = 0; i < config->nlisten; i++)
-        if (listener_check(config->listen[i], e) < 0)
-            return -1;
+    if (upgrade_init() < 0)
+        return err_set(e, "OpenSSL has no SHA-1, which the WebSocket handshake needs");
     s->loop = ev_default_loop(EVBACKEND_EPOLL | EVFLAG_NOENV);
     if (s->loop == NULL)
         return err_set(e, "cannot create the main loop: %s", strerror(errno));
@@ -378,8 +384,11 @@ static void finish(struct server *s)
         ev_signal_stop(s->loop, &s->on_term);
         ev_signal_stop(s->loop, &s->on_int);
     }
-    if (s->reload != NULL)
-        reload_destroy(s->reload);
+    s->stopping = true;
+    if (s->reload != NULL && !reload_destroy(s->reload)) {
+        log_error("the script that is loading cannot be stopped: leaving without it");
+        leave_at_once(s, s->exit_code);
+    }
     for (size_t i = 0; s->workers != NULL && i < s->nworkers; i++)
         if (s->workers[i] != NULL) {
             struct worker *w = s->workers[i];
@@ -390,24 +399,24 @@ static void finish(struct server *s)
     free(s->workers);
     if (s->reload != NULL)
         watchdog_stop(&s->watchdog, s->loop);
-    for (size_t i = 0; i < CONFIG_MAX_LISTEN; i++)
-        listener_release(&s->sets[i]);
     if (s->reaper != NULL)
         reaper_destroy(s->reaper);
-    control_close(s->control);
+    remove_files(s);
     if (s->loop != NULL) {
-        s->stopping = true; /* what the builder still had to say is thrown away */
         mailbox_fini(&s->mailbox);
         ev_loop_destroy(s->loop);
     }
     free(s->finished);
-    if (s->pid_written)
-        unlink(s->cli.config.pid_file);
 }
 
 static int serve(struct server *s)
 {
     struct err e;
+    for (size_t i = 0; i < s->cli.config.nlisten; i++)
+        if (listener_check(s->cli.config.listen[i], &e) < 0) {
+            fprintf(stderr, "tidewire: %s\n", e.text);
+            return EXIT_USAGE;
+        }
     if (start(s, &e) < 0) {
         log_error("%s", e.text);
         s->exit_code = EXIT_FAILED;

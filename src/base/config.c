@@ -270,10 +270,12 @@ int config_set(struct config *c, const struct config_key *key, const char *what,
 
 #define ENV_PREFIX "TIDEWIRE_"
 
-/* A Kubernetes service called tidewire makes TIDEWIRE_SERVICE_HOST, TIDEWIRE_PORT_8080_TCP and the like. */
-static bool config_from_kubernetes(const char *name)
+/* A Kubernetes service called tidewire makes TIDEWIRE_SERVICE_HOST, TIDEWIRE_PORT=tcp://...,
+ * TIDEWIRE_PORT_8080_TCP and the like. */
+static bool config_from_kubernetes(const char *name, const char *value)
 {
-    return strncmp(name, "SERVICE_", 8) == 0 || strncmp(name, "PORT", 4) == 0;
+    return strncmp(name, "SERVICE_", 8) == 0 || strncmp(name, "PORT_", 5) == 0 ||
+           (strcmp(name, "PORT") == 0 && strstr(value, "://") != NULL);
 }
 
 int config_set_env(struct config *c, char **environment, struct err *e)
@@ -291,7 +293,8 @@ int config_set_env(struct config *c, char **environment, struct err *e)
         name[len] = '\0';
         snprintf(what, sizeof what, "%.*s", (int)(equals - *p), *p);
         const struct config_key *key = config_find(name, len);
-        if (key == NULL && (config_from_kubernetes(what + strlen(ENV_PREFIX)) || strcmp(name, "config") == 0))
+        if (key == NULL &&
+            (config_from_kubernetes(what + strlen(ENV_PREFIX), equals + 1) || strcmp(name, "config") == 0))
             continue;
         if (key == NULL) {
             const char *near = config_nearest(name);

@@ -3,6 +3,9 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/utf8.h"
 
 static _Atomic int log_min_level = LOG_INFO;
 static _Atomic int log_as = LOG_TEXT;
@@ -38,37 +42,29 @@ static void log_time(char *out, size_t size)
     snprintf(out + n, size - n, ".%03ldZ", ts.tv_nsec / 1000000);
 }
 
-/* Appends bytes as the inside of a JSON string; bytes that are not ASCII pass as they are. */
-static void log_json_text(struct buf *out, const char *text)
+/* Appends text so that it can be neither taken for another line nor break a JSON reader. */
+static void log_escape(struct buf *out, const char *text, size_t len, bool json)
 {
-    for (const char *p = text; *p != '\0'; p++) {
-        unsigned char c = (unsigned char)*p;
-        if (c == '"' || c == '\\')
-            buf_printf(out, "\\%c", c);
-        else if (c == '\n')
-            buf_puts(out, "\\n");
-        else if (c < 0x20 || c == 0x7f)
-            buf_printf(out, "\\u%04x", c);
-        else
-            buf_append(out, p, 1);
-    }
-}
-
-static void log_plain_text(struct buf *out, const char *text)
-{
-    for (const char *p = text; *p != '\0'; p++) {
-        unsigned char c = (unsigned char)*p;
+    bool utf8 = utf8_valid(text, len);
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = utf8 && c == 0xc2 && (unsigned char)text[i + 1] < 0xa0; /* U+0080 to U+009F */
+        if (c1)
+            c = (unsigned char)text[++i];
+        bool control = (c < 0x20 && (json || c != '\t')) || c == 0x7f || c1 || (!utf8 && c >= 0x80);
         if (c == '\n')
-            buf_puts(out, "\n    ");
-        else if ((c < 0x20 && c != '\t') || c == 0x7f)
-            buf_printf(out, "\\x%02x", c);
+            buf_puts(out, json ? "\\n" : "\n    ");
+        else if (control)
+            buf_printf(out, json ? "\\u%04x" : "\\x%02x", c);
+        else if (json && (c == '"' || c == '\\'))
+            buf_printf(out, "\\%c", c);
         else
-            buf_append(out, p, 1);
+            buf_append(out, &text[i], 1);
     }
 }
 
 static void log_as_text(struct buf *line, const char *when, const char *level, const struct log_context *ctx,
-                        const char *message)
+                        const char *text, size_t len)
 {
     buf_printf(line, "%s %-5s ", when, level);
     if (ctx != NULL && (ctx->worker != 0 || ctx->conn != 0 || ctx->route != NULL)) {
@@ -82,15 +78,15 @@ static void log_as_text(struct buf *line, const char *when, const char *level, c
             buf_printf(line, "%s%s", gap, ctx->route);
         buf_puts(line, "] ");
     }
-    log_plain_text(line, message);
+    log_escape(line, text, len, false);
     buf_puts(line, "\n");
 }
 
 static void log_as_json(struct buf *line, const char *when, const char *level, const struct log_context *ctx,
-                        const char *message)
+                        const char *text, size_t len)
 {
     buf_printf(line, "{\"time\":\"%s\",\"level\":\"%s\",\"message\":\"", when, level);
-    log_json_text(line, message);
+    log_escape(line, text, len, true);
     buf_puts(line, "\"");
     if (ctx != NULL && ctx->worker != 0)
         buf_printf(line, ",\"worker\":%u", ctx->worker);
@@ -98,35 +94,84 @@ static void log_as_json(struct buf *line, const char *when, const char *level, c
         buf_printf(line, ",\"connection\":%llu", (unsigned long long)ctx->conn);
     if (ctx != NULL && ctx->route != NULL) {
         buf_puts(line, ",\"route\":\"");
-        log_json_text(line, ctx->route);
+        log_escape(line, ctx->route, strlen(ctx->route), true);
         buf_puts(line, "\"");
     }
     buf_puts(line, "}\n");
 }
 
-void log_write(enum log_level level, const struct log_context *ctx, const char *fmt, ...)
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned long log_lost; /* lines since standard error was last written; under the lock */
+
+/* Whether standard error takes bytes now, or soon. A pipe that polls as writable takes PIPE_BUF bytes at
+ * once. */
+static bool log_may_write(int wait_ms)
+{
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    int rc;
+    do
+        rc = poll(&p, 1, wait_ms);
+    while (rc < 0 && errno == EINTR);
+    return rc > 0;
+}
+
+static bool log_put(const char *data, size_t len, int wait_ms)
+{
+    for (size_t at = 0; at < len;) {
+        size_t piece = len - at < PIPE_BUF ? len - at : PIPE_BUF;
+        if (!log_may_write(at == 0 ? wait_ms : LOG_PATIENCE_MS))
+            return false;
+        ssize_t n = write(STDERR_FILENO, data + at, piece);
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
+            return false;
+        at += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+static void log_emit(const struct buf *line)
+{
+    pthread_mutex_lock(&log_lock);
+    bool written = log_put(line->data, line->len, log_lost == 0 ? LOG_PATIENCE_MS : 0);
+    if (!written)
+        log_lost++;
+    else if (log_lost > 0) {
+        char note[80];
+        int n = snprintf(note, sizeof note, "(%lu lines before this one were lost: nobody read them)\n",
+                         log_lost);
+        log_lost = 0;
+        if (atomic_load_explicit(&log_as, memory_order_relaxed) == LOG_TEXT)
+            log_put(note, (size_t)n, 0);
+    }
+    pthread_mutex_unlock(&log_lock);
+}
+
+void log_text(enum log_level level, const struct log_context *ctx, const char *text, size_t len)
 {
     if (!log_enabled(level))
         return;
     int keep_errno = errno;
-    char message[8192], when[40];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(message, sizeof message, fmt, ap);
-    va_end(ap);
-    log_time(when, sizeof when);
-
+    char when[40];
     struct buf line = BUF_INIT;
+    log_time(when, sizeof when);
     if (atomic_load_explicit(&log_as, memory_order_relaxed) == LOG_JSON)
-        log_as_json(&line, when, log_names[level], ctx, message);
+        log_as_json(&line, when, log_names[level], ctx, text, len);
     else
-        log_as_text(&line, when, log_names[level], ctx, message);
-    for (size_t at = 0; at < line.len;) {
-        ssize_t n = write(STDERR_FILENO, line.data + at, line.len - at);
-        if (n < 0 && errno != EINTR)
-            break; /* nowhere left to tell */
-        at += n > 0 ? (size_t)n : 0;
-    }
+        log_as_text(&line, when, log_names[level], ctx, text, len);
+    log_emit(&line);
     buf_fini(&line);
     errno = keep_errno;
+}
+
+void log_write(enum log_level level, const struct log_context *ctx, const char *fmt, ...)
+{
+    char message[8192];
+    va_list ap;
+    if (!log_enabled(level))
+        return;
+    va_start(ap, fmt);
+    int n = vsnprintf(message, sizeof message, fmt, ap);
+    va_end(ap);
+    size_t len = n < 0 ? 0 : (size_t)n;
+    log_text(level, ctx, message, len < sizeof message ? len : sizeof message - 1);
 }

@@ -5,6 +5,7 @@
 #define TIDEWIRE_BASE_LOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum log_level {
@@ -30,9 +31,15 @@ void log_setup(enum log_level level, enum log_format format);
 bool log_enabled(enum log_level level);
 
 /* Control characters in the message cannot forge lines: they are escaped (JSON) or shown as \xNN, and a line
- * feed starts an indented line (text). Keeps errno. */
+ * feed starts an indented line (text); bytes that are not UTF-8 likewise. A standard error that nobody reads
+ * costs a line LOG_PATIENCE_MS once, then lines are dropped and counted until it is read again. Keeps errno.
+ */
+#define LOG_PATIENCE_MS 200
 void log_write(enum log_level level, const struct log_context *ctx, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* The same for a text of `len` bytes, which may hold any. */
+void log_text(enum log_level level, const struct log_context *ctx, const char *text, size_t len);
 
 #define log_debug(...)  log_write(LOG_DEBUG, NULL, __VA_ARGS__)
 #define log_info(...)   log_write(LOG_INFO, NULL, __VA_ARGS__)

@@ -3,6 +3,7 @@
 #include "http/http1.h"
 
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,9 +12,13 @@
 #define HTTP1_STOP_GRACE_S  1.0 /* for a request that was on its way when the server stopped */
 #define HTTP1_REFUSAL_SLACK 64  /* connections beyond the limit that are told 503 rather than just closed */
 
+/* Connections that are only being told 503; they take nobody's place. */
+static _Atomic uint64_t http1_refused;
+
 struct http1 {
     struct buf partial; /* a head that did not come in one piece */
     struct head_scan scan;
+    bool refused;
     union {
         struct sockaddr any;
         struct sockaddr_in in;
@@ -47,6 +52,13 @@ static void http1_refuse_with(struct conn *c, int status, const char *detail)
     http1_refuse(c, &(struct response_error){.status = status, .detail = detail});
 }
 
+/* As http1_refuse_with, for a head that is there but not parsed. */
+static void http1_refuse_head(struct conn *c, const uint8_t *head, size_t len, int status, const char *detail)
+{
+    bool head_only = len > 5 && memcmp(head, "HEAD ", 5) == 0;
+    http1_refuse(c, &(struct response_error){.status = status, .detail = detail, .head_only = head_only});
+}
+
 void http1_hand_over(struct conn *c, const struct conn_ops *ops, void *session)
 {
     http1_free(conn_session(c));
@@ -58,24 +70,25 @@ void http1_hand_over(struct conn *c, const struct conn_ops *ops, void *session)
 static const struct conn_ops http1_ops;
 
 /* `data` starts with a whole head of `head_len` bytes; the rest belongs to what follows it. */
-static void http1_on_head(struct conn *c, uint8_t *data, size_t head_len, size_t len)
+static size_t http1_on_head(struct conn *c, uint8_t *data, size_t head_len, size_t len)
 {
     const struct http1 *h = conn_session(c);
     struct head *head;
     struct head_fault fault;
     if (c->worker->stopping) {
-        http1_refuse_with(c, 503, "The server is stopping.");
-        return;
+        http1_refuse_head(c, data, head_len, 503, "The server is stopping.");
+        return len;
     }
     if (head_parse((const char *)data, head_len, &head, &fault) < 0) {
-        http1_refuse_with(c, fault.status, fault.reason);
-        return;
+        http1_refuse_head(c, data, head_len, fault.status, fault.reason);
+        return len;
     }
     head_set_remote(head, &h->peer.any);
     const struct http1_handler *handler = c->worker->layer[WORKER_HTTP];
     handler->on_request(c, head);
     if (c->state == CONN_OPEN && c->ops != &http1_ops && len > head_len)
-        c->ops->on_data(c, data + head_len, len - head_len);
+        return head_len + c->ops->on_data(c, data + head_len, len - head_len);
+    return len;
 }
 
 static void http1_on_bad_bytes(struct conn *c, uint8_t first)
@@ -86,30 +99,40 @@ static void http1_on_bad_bytes(struct conn *c, uint8_t first)
                           : "The request has a control character or a line that does not end with CR LF.");
 }
 
-static void http1_on_data(struct conn *c, uint8_t *data, size_t len)
+/* `data` goes on where h->partial ends; all of it is taken. */
+static size_t http1_gather(struct conn *c, const uint8_t *data, size_t len)
 {
     struct http1 *h = conn_session(c);
-    size_t limit = (size_t)c->worker->config->max_head;
-    if (h->partial.len > 0) {
-        if (buf_append(&h->partial, data, len) < 0) {
-            conn_close(c);
-            return;
-        }
-        data = (uint8_t *)h->partial.data;
-        len = h->partial.len;
+    if (buf_append(&h->partial, data, len) < 0)
+        conn_close(c);
+    return len;
+}
+
+static size_t http1_on_data(struct conn *c, uint8_t *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    size_t limit = (size_t)c->worker->config->max_head, before = h->partial.len, all = before + len;
+    uint8_t *head = data;
+    if (before > 0) {
+        http1_gather(c, data, len);
+        if (c->state != CONN_OPEN)
+            return len;
+        head = (uint8_t *)h->partial.data;
     }
-    long end = head_scan(&h->scan, (const char *)data, len < limit ? len : limit);
+    long end = head_scan(&h->scan, (const char *)head, all < limit ? all : limit);
     if (end < 0)
-        http1_on_bad_bytes(c, data[0]);
+        http1_on_bad_bytes(c, head[0]);
     else if (end > 0) {
         struct buf keep = h->partial; /* outlives the session when it is handed over */
         h->partial = (struct buf)BUF_INIT;
-        http1_on_head(c, data, (size_t)end, len);
+        size_t used = http1_on_head(c, head, (size_t)end, all);
         buf_fini(&keep);
-    } else if (len >= limit)
+        return used - before;
+    } else if (all >= limit)
         http1_refuse_with(c, 431, "The request line and headers are longer than max_head allows.");
-    else if (h->partial.len == 0 && buf_append(&h->partial, data, len) < 0)
-        conn_close(c);
+    else if (before == 0)
+        http1_gather(c, data, len);
+    return len;
 }
 
 /* ---- the other events ---- */
@@ -140,6 +163,9 @@ static void http1_on_stop(struct conn *c)
 
 static void http1_on_dead(struct conn *c)
 {
+    const struct http1 *h = conn_session(c);
+    if (h->refused)
+        atomic_fetch_sub(&http1_refused, 1);
     http1_free(conn_session(c));
 }
 
@@ -153,11 +179,11 @@ static const struct conn_ops http1_ops = {
 
 void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer)
 {
-    uint64_t limit = (uint64_t)w->config->max_connections, open = worker_total_conns();
-    bool full = limit > 0 && open >= limit;
+    uint64_t limit = (uint64_t)w->config->max_connections, refused = atomic_load(&http1_refused);
+    bool full = limit > 0 && worker_total_conns() - refused >= limit;
     if (full)
         metrics_add(w->metrics, METRIC_REFUSED_FULL, 1);
-    if (full && open >= limit + HTTP1_REFUSAL_SLACK) {
+    if (full && refused >= HTTP1_REFUSAL_SLACK) {
         close(fd);
         return;
     }
@@ -176,6 +202,9 @@ void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer)
         return;
     }
     conn_set_deadline(c, w->stopping ? HTTP1_STOP_GRACE_S : w->config->handshake_timeout);
-    if (full)
+    if (full) {
+        h->refused = true;
+        atomic_fetch_add(&http1_refused, 1);
         http1_refuse_with(c, 503, "The server has as many connections as it may; try again later.");
+    }
 }

@@ -22,7 +22,9 @@ static int bind_log_write(lua_State *L)
         luaL_addvalue(&line);
     }
     luaL_pushresult(&line);
-    log_write(level, &vm_of(L)->about, "%s", lua_tostring(L, -1));
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);
+    log_text(level, &vm_of(L)->about, text, len);
     return 0;
 }
 

@@ -48,6 +48,7 @@ static void bind_req_push_lower(lua_State *L, const char *text, size_t len)
 static int bind_req_header(lua_State *L)
 {
     size_t len;
+    luaL_checktype(L, 1, LUA_TTABLE);
     const char *name = lua_tolstring(L, 2, &len);
     if (name == NULL)
         return 0;
@@ -208,5 +209,7 @@ void bind_req_open(lua_State *L)
     luaL_newmetatable(L, BIND_REQ_TYPE ".headers");
     lua_pushcfunction(L, bind_req_header);
     lua_setfield(L, -2, "__index");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
     lua_pop(L, 2);
 }

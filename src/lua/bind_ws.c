@@ -8,11 +8,11 @@
 
 #include <lauxlib.h>
 
+#include "base/utf8.h"
 #include "lua/bind_req.h"
 #include "script/dispatch.h"
 #include "ws/closecode.h"
 #include "ws/session.h"
-#include "ws/utf8.h"
 
 #define BIND_WS_TYPE "tidewire.ws"
 
@@ -104,7 +104,7 @@ static const char *bind_ws_bytes(lua_State *L, size_t *len)
         int is_integer;
         lua_rawgeti(L, 2, (lua_Integer)i + 1);
         lua_Integer v = lua_tointegerx(L, -1, &is_integer);
-        if (!is_integer || v < 0 || v > 255)
+        if (lua_type(L, -1) != LUA_TNUMBER || !is_integer || v < 0 || v > 255)
             luaL_error(
                 L,
                 "ws:send: a table is a list of byte values; element %d is %s, not an integer from 0 to 255",
@@ -270,7 +270,7 @@ static bool bind_ws_wants_request(lua_State *L)
 
 int bind_ws_on_open(lua_State *L)
 {
-    const struct dispatch_open *open = lua_touserdata(L, 1);
+    const struct dispatch_open *open = sched_take_arg(L);
     struct session *s = open->session;
     lua_rawgeti(L, LUA_REGISTRYINDEX, open->handler);
     bool wants_request = bind_ws_wants_request(L);
@@ -297,7 +297,7 @@ static bool bind_ws_push_handler(lua_State *L, const struct session *s, enum bin
 
 int bind_ws_on_message(lua_State *L)
 {
-    const struct dispatch_message *m = lua_touserdata(L, 1);
+    const struct dispatch_message *m = sched_take_arg(L);
     if (!bind_ws_push_handler(L, m->session, m->text ? BIND_WS_TEXT : BIND_WS_BINARY))
         return 0;
     lua_pushlstring(L, m->data, m->len);
@@ -307,7 +307,7 @@ int bind_ws_on_message(lua_State *L)
 
 int bind_ws_on_close(lua_State *L)
 {
-    const struct dispatch_close *c = lua_touserdata(L, 1);
+    const struct dispatch_close *c = sched_take_arg(L);
     if (!bind_ws_push_handler(L, c->session, BIND_WS_CLOSE))
         return 0;
     lua_pushinteger(L, c->code);

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -25,13 +26,88 @@ static void conn_move(struct conn *c, enum conn_state to)
     c->state = (uint8_t)to;
 }
 
+struct conn_held {
+    struct list link; /* in the worker's ready list */
+    struct conn *conn;
+    size_t start, len;
+    uint8_t data[];
+};
+
 static void conn_watch(struct conn *c, int events)
 {
-    if (c->io.events == events && ev_is_active(&c->io))
+    if (c->io.events == events && ev_is_active(&c->io) == (events != 0))
         return;
     ev_io_stop(c->worker->loop, &c->io);
     ev_io_set(&c->io, c->io.fd, events);
-    ev_io_start(c->worker->loop, &c->io);
+    if (events != 0)
+        ev_io_start(c->worker->loop, &c->io);
+}
+
+/* Watches for what the connection is waiting for now. */
+static void conn_rewatch(struct conn *c, bool blocked)
+{
+    bool read = c->held == NULL && !(blocked && c->out.bytes > CONN_READ_STOP);
+    conn_watch(c, (read ? EV_READ : 0) | (blocked ? EV_WRITE : 0));
+}
+
+static bool conn_is_blocked(const struct conn *c)
+{
+    return (c->io.events & EV_WRITE) != 0;
+}
+
+/* Keeps input for the next turn. */
+static void conn_hold(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct conn_held *h = malloc(sizeof *h + len);
+    if (h == NULL) {
+        conn_close(c);
+        return;
+    }
+    h->conn = c;
+    h->start = 0;
+    h->len = len;
+    memcpy(h->data, data, len);
+    c->held = h;
+    list_append(&c->worker->ready, &h->link);
+}
+
+static void conn_feed_held(struct conn *c)
+{
+    struct conn_held *h = c->held;
+    if (c->state == CONN_OPEN)
+        h->start += c->ops->on_data(c, h->data + h->start, h->len - h->start);
+    if (c->state == CONN_OPEN && h->start < h->len) {
+        list_append(&c->worker->ready, &h->link);
+        return;
+    }
+    free(h);
+    c->held = NULL;
+    if (c->state != CONN_DEAD)
+        conn_rewatch(c, conn_is_blocked(c));
+}
+
+void conn_feed_ready(struct worker *w)
+{
+    struct list now;
+    list_take(&now, &w->ready);
+    while (!list_empty(&now)) {
+        struct conn_held *h = LIST_ENTRY(now.next, struct conn_held, link);
+        list_remove(&h->link);
+        conn_feed_held(h->conn);
+    }
+}
+
+static void conn_got(struct conn *c, size_t n)
+{
+    struct worker *w = c->worker;
+    metrics_add(w->metrics, METRIC_BYTES_IN, n);
+    if (c->state != CONN_OPEN)
+        return;
+    size_t used = c->ops->on_data(c, w->input, n);
+    if (c->state == CONN_OPEN && used < n)
+        conn_hold(c, w->input + used, n - used);
+    if (c->state != CONN_DEAD)
+        conn_rewatch(c, conn_is_blocked(c));
 }
 
 static void conn_read(struct conn *c)
@@ -40,13 +116,9 @@ static void conn_read(struct conn *c)
     ssize_t n = recv(c->io.fd, w->input, WORKER_INPUT, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (n > 0) {
-        metrics_add(w->metrics, METRIC_BYTES_IN, (uint64_t)n);
-        if (c->state == CONN_OPEN)
-            c->ops->on_data(c, w->input, (size_t)n);
-        if (c->state != CONN_DEAD && (c->io.events & EV_WRITE) && c->out.bytes > CONN_READ_STOP)
-            conn_watch(c, EV_WRITE);
-    } else if (c->state == CONN_OPEN && n == 0) {
+    if (n > 0)
+        conn_got(c, (size_t)n);
+    else if (c->state == CONN_OPEN && n == 0) {
         c->ops->on_eof(c);
         assert(c->state != CONN_OPEN);
     } else if (c->state == CONN_FLUSHING && n == 0)
@@ -104,7 +176,7 @@ int conn_send(struct conn *c, const void *data, size_t len)
         return -1;
     }
     metrics_add(c->worker->metrics, METRIC_QUEUED_BYTES, len);
-    if (!(c->io.events & EV_WRITE))
+    if (!conn_is_blocked(c))
         conn_mark_dirty(c);
     return 0;
 }
@@ -128,7 +200,7 @@ void conn_flush(struct conn *c)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {
-            conn_watch(c, c->out.bytes > CONN_READ_STOP ? EV_WRITE : EV_READ | EV_WRITE);
+            conn_rewatch(c, true);
             return;
         }
         if (n < 0) {
@@ -137,14 +209,15 @@ void conn_flush(struct conn *c)
             conn_close(c);
             return;
         }
+        c->last_sent = w->wheel.now;
         metrics_add(w->metrics, METRIC_BYTES_OUT, (uint64_t)n);
         metrics_sub(w->metrics, METRIC_QUEUED_BYTES, (uint64_t)n);
         outq_consume(&c->out, &w->chunks, (size_t)n);
     }
     if (c->state == CONN_FLUSHING)
         conn_linger(c);
-    else if (c->io.events & EV_WRITE)
-        conn_watch(c, EV_READ);
+    else if (conn_is_blocked(c))
+        conn_rewatch(c, false);
 }
 
 void conn_finish(struct conn *c, double linger)
@@ -167,7 +240,7 @@ void conn_close(struct conn *c)
     close(c->io.fd);
     metrics_sub(w->metrics, METRIC_QUEUED_BYTES, c->out.bytes);
     outq_clear(&c->out, &w->chunks);
-    conn_mark_dirty(c);
+    conn_mark_dirty(c); /* its held input goes with it: on_data may be working on it */
 }
 
 void conn_set_deadline(struct conn *c, double seconds)
@@ -202,7 +275,11 @@ void conn_settle(struct conn *c)
     if (c->state != CONN_DEAD)
         conn_flush(c);
     else if (!c->dirty) {
+        if (c->held != NULL)
+            list_remove(&c->held->link);
+        free(c->held);
         c->ops->on_dead(c);
+        assert(!c->dirty);
         worker_conn_closed(c->worker);
         free(c);
     }

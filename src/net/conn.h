@@ -31,8 +31,10 @@ struct worker;
 
 /* What the protocol above does with a connection. Each may call conn_send, conn_finish and conn_close. */
 struct conn_ops {
-    /* Bytes arrived, in the worker's input buffer; may be changed in place, not kept. OPEN only. */
-    void (*on_data)(struct conn *c, uint8_t *data, size_t len);
+    /* Bytes arrived; may be changed in place, not kept. Returns how many were dealt with: the rest is kept,
+     * and comes again, before anything new is read, when the other connections have had their turn. OPEN
+     * only. */
+    size_t (*on_data)(struct conn *c, uint8_t *data, size_t len);
     /* The peer has ended its side, or the socket failed. Must leave OPEN. */
     void (*on_eof)(struct conn *c);
     /* The deadline passed. OPEN and FLUSHING; FLUSHING should close. */
@@ -54,9 +56,11 @@ struct conn {
     const struct conn_ops *ops;
     struct outq out;
     struct wheel_item timer;
-    struct conn *next; /* in the worker's dirty list, or its dead list */
-    uint64_t id;       /* rises; id % number of workers + 1 is the worker */
-    uint8_t state;     /* enum conn_state */
+    struct conn *next;      /* in the worker's dirty list */
+    struct conn_held *held; /* input that on_data has not dealt with */
+    uint64_t id;            /* rises; id % number of workers + 1 is the worker */
+    uint32_t last_sent;     /* tick of the worker's wheel at which the kernel last took bytes */
+    uint8_t state;          /* enum conn_state */
     bool dirty;
     bool later;
 };
@@ -71,6 +75,12 @@ static inline void conn_set_session(struct conn *c, const struct conn_ops *ops, 
 {
     c->ops = ops;
     c->io.data = session;
+}
+
+/* Whether input is being read: not while a slow peer's queue is long, nor while input is held. */
+static inline bool conn_is_reading(const struct conn *c)
+{
+    return (c->io.events & EV_READ) != 0 && c->held == NULL;
 }
 
 /* Starts a connection on `fd`, which it takes over. NULL when memory runs out (then fd is closed). */
@@ -97,6 +107,9 @@ void conn_later(struct conn *c);
 
 /* For the worker: what a dirty connection is due at the end of an iteration; may free it. */
 void conn_settle(struct conn *c);
+
+/* For the worker: gives the connections in its ready list their held input again. */
+void conn_feed_ready(struct worker *w);
 
 /* For the worker: the wheel's callback. */
 void conn_on_deadline(struct wheel_item *item, void *arg);

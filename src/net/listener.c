@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "net/unixsock.h"
 #include "net/worker.h"
 
 #define LISTENER_BACKLOG 4096
@@ -104,16 +105,6 @@ static void listener_name(struct listener_set *set, const struct listener_addres
 
 /* ---- binding ---- */
 
-/* A path left behind by a server that is gone is taken over; one that answers is not. */
-static void listener_remove_stale(const struct listener_address *a)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (const struct sockaddr *)&a->sa, a->len) < 0 && errno == ECONNREFUSED)
-        unlink(((const struct sockaddr_un *)&a->sa)->sun_path);
-    if (fd >= 0)
-        close(fd);
-}
-
 static int listener_socket(const struct listener_address *a, bool first)
 {
     int on = 1;
@@ -160,7 +151,7 @@ int listener_bind(struct listener_set *set, const char *spec, size_t count, stru
         return -1;
     if (a.sa.ss_family == AF_UNIX) {
         count = 1;
-        listener_remove_stale(&a);
+        unixsock_remove_stale(spec + 5);
     }
     set->fds = malloc(count * sizeof set->fds[0]);
     if (set->fds == NULL)

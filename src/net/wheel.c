@@ -41,12 +41,6 @@ void wheel_remove(struct wheel_item *item)
     list_remove(&item->link);
 }
 
-double wheel_left(const struct wheel *w, const struct wheel_item *item)
-{
-    int32_t ticks = (int32_t)(item->due - w->now);
-    return list_empty(&item->link) || ticks < 0 ? 0 : (double)ticks * WHEEL_TICK_MS / 1000;
-}
-
 void wheel_advance(struct wheel *w, void (*fire)(struct wheel_item *item, void *arg), void *arg)
 {
     struct list due;

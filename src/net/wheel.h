@@ -31,9 +31,6 @@ void wheel_set(struct wheel *w, struct wheel_item *item, double seconds);
 /* Takes the deadline away; nothing when there is none. */
 void wheel_remove(struct wheel_item *item);
 
-/* Seconds until `item` is due (0 when it is or when it is not set). */
-double wheel_left(const struct wheel *w, const struct wheel_item *item);
-
 /* One tick: `fire` gets every item that is due, already removed; it may set or remove any item. */
 void wheel_advance(struct wheel *w, void (*fire)(struct wheel_item *item, void *arg), void *arg);
 

@@ -52,7 +52,28 @@ static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, i
 {
     (void)loop;
     (void)revents;
-    worker_settle(prepare->data);
+    struct worker *w = prepare->data;
+    worker_settle(w);
+    if (!list_empty(&w->ready))
+        ev_idle_start(w->loop, &w->spin);
+}
+
+static void worker_on_turn(struct ev_loop *loop, ev_check *check, int revents)
+{
+    (void)revents;
+    struct worker *w = check->data;
+    if (list_empty(&w->ready))
+        return;
+    conn_feed_ready(w);
+    if (list_empty(&w->ready))
+        ev_idle_stop(loop, &w->spin);
+}
+
+static void worker_on_spin(struct ev_loop *loop, ev_idle *idle, int revents)
+{
+    (void)loop;
+    (void)idle;
+    (void)revents;
 }
 
 static void worker_on_tick(struct ev_loop *loop, ev_timer *timer, int revents)
@@ -101,16 +122,22 @@ static void worker_say_goodbye(struct conn *c)
         c->ops->on_stop(c);
 }
 
-void worker_stop(struct worker *w)
+static void worker_on_stop(struct mail *mail, void *receiver)
 {
-    if (w->stopping)
-        return;
+    (void)mail;
+    struct worker *w = receiver;
     listener_close_all(w);
     w->stopping = true;
     worker_each_conn(w, worker_say_goodbye);
     ev_timer_set(&w->drain, w->config->drain_timeout, 0);
     ev_timer_start(w->loop, &w->drain);
     worker_finish_if_idle(w);
+}
+
+void worker_stop(struct worker *w)
+{
+    w->stop.deliver = worker_on_stop;
+    worker_post(w, &w->stop);
 }
 
 struct worker *worker_create(unsigned index, const struct config *config, const struct worker_hooks *hooks)
@@ -137,6 +164,7 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
     metrics_register(w->metrics);
     wheel_init(&w->wheel);
     list_init(&w->listeners);
+    list_init(&w->ready);
     mailbox_init(&w->mailbox, w->loop, w);
     ev_timer_init(&w->tick, worker_on_tick, WHEEL_TICK_MS / 1000.0, WHEEL_TICK_MS / 1000.0);
     w->tick.data = w;
@@ -146,6 +174,10 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
     ev_prepare_init(&w->iteration_end, worker_on_iteration_end);
     w->iteration_end.data = w;
     ev_prepare_start(w->loop, &w->iteration_end);
+    ev_check_init(&w->turn, worker_on_turn);
+    w->turn.data = w;
+    ev_check_start(w->loop, &w->turn);
+    ev_idle_init(&w->spin, worker_on_spin);
     return w;
 }
 

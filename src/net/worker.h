@@ -40,6 +40,7 @@ struct worker {
     struct ev_loop *loop;
     uint8_t *input;
     struct conn *dirty; /* connections with something to flush or to free at the end of this iteration */
+    struct list ready;  /* held input that waits for its turn (conn.c) */
     struct metrics *metrics;
     struct outq_pool chunks;
     uint64_t conn_seq;
@@ -54,9 +55,12 @@ struct worker {
     ev_timer tick;
     ev_timer drain;
     ev_prepare iteration_end;
+    ev_check turn; /* feeds the ready list */
+    ev_idle spin;  /* active while it is not empty: then the loop only polls */
     struct list listeners;
     struct mailbox mailbox;
     pthread_t thread;
+    struct mail stop;
     struct mailbox *on_finished; /* gets the mail below when the thread is about to end */
     struct mail *finished;
     _Atomic uint64_t beat; /* rises with every tick; the watchdog reads it */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "net/unixsock.h"
 
 #define CONTROL_CLIENTS   16
 #define CONTROL_LINE      256
@@ -72,6 +73,15 @@ static int control_address(const char *name, struct sockaddr_un *un, socklen_t *
         *len -= 1;
     }
     return 0;
+}
+
+/* An abstract name has no file permissions, so the peer's user decides for both kinds. */
+static bool control_may(int fd)
+{
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
+           (peer.uid == 0 || peer.uid == geteuid());
 }
 
 /* ---- the server's side ---- */
@@ -143,15 +153,6 @@ static void control_on_timeout(struct ev_loop *loop, ev_timer *timer, int revent
     control_drop(timer->data);
 }
 
-/* An abstract name has no file permissions, so the peer's user decides for both kinds. */
-static bool control_may(int fd)
-{
-    struct ucred peer;
-    socklen_t len = sizeof peer;
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
-           (peer.uid == 0 || peer.uid == geteuid());
-}
-
 static void control_on_accept(struct ev_loop *loop, ev_io *io, int revents)
 {
     (void)revents;
@@ -177,23 +178,13 @@ static void control_on_accept(struct ev_loop *loop, ev_io *io, int revents)
     ev_timer_start(loop, &k->timer);
 }
 
-/* A file left by a server that is gone refuses connections. */
-static bool control_is_stale(const struct sockaddr_un *un, socklen_t len)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)un, len) < 0 && errno == ECONNREFUSED;
-    if (fd >= 0)
-        close(fd);
-    return stale;
-}
-
 static int control_bind(const struct sockaddr_un *un, socklen_t len)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
-    if (un->sun_path[0] != '\0' && control_is_stale(un, len))
-        unlink(un->sun_path);
+    if (un->sun_path[0] != '\0')
+        unixsock_remove_stale(un->sun_path);
     mode_t mask = umask(077);
     int rc = bind(fd, (const struct sockaddr *)un, len);
     int why = errno;
@@ -271,6 +262,10 @@ int control_ask(const struct config *config, const char *request, struct buf *an
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0 ||
         connect(fd, (const struct sockaddr *)&un, len) < 0) {
         err_set(e, "no server answers on the control socket %s: %s", name, strerror(errno));
+        goto fail;
+    }
+    if (!control_may(fd)) { /* anyone could have taken the name */
+        err_set(e, "the control socket %s belongs to another user", name);
         goto fail;
     }
     int n = snprintf(line, sizeof line, "%s\n", request);

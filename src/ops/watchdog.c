@@ -14,11 +14,12 @@ static void watchdog_look(struct watchdog *d, struct budget *b, unsigned worker,
     if (budget_watch(b, now) != BUDGET_STUCK)
         return;
     struct log_context about = {.worker = worker};
-    log_write(LOG_ERROR, &about,
-              "stuck: a script has been inside a C function (such as string.find with a costly pattern) for "
-              "over %.3g s "
-              "and cannot be stopped; this thread serves nobody until it returns",
-              2 * b->limit_s);
+    log_write(
+        LOG_ERROR, &about,
+        "stuck: a script has run for over %.3g s and could not be cut, so it is probably inside one call "
+        "of a C function (such as string.find with a costly pattern); this thread serves nobody until "
+        "that returns",
+        2 * b->limit_s);
     if (d->config->abort_stuck)
         d->on_stuck();
 }

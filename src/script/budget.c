@@ -120,8 +120,11 @@ void budget_switch(struct budget *b, lua_State *L)
     atomic_signal_fence(memory_order_seq_cst);
     if (b->cut)
         budget_arm(L);
-    else if (lua_gethook(L) != NULL) /* left from an entry that was cut while this coroutine ran */
+    else if (lua_gethook(L) != NULL) { /* left from an entry that was cut while this coroutine ran */
         lua_sethook(L, NULL, 0, 0);
+        if (b->cut) /* the signal came in between */
+            budget_arm(L);
+    }
 }
 
 void budget_cut(struct budget *b)
@@ -151,6 +154,7 @@ enum budget_state budget_watch(struct budget *b, uint64_t now_ms)
         budget_cut(b);
         return BUDGET_CUT;
     }
+    budget_cut(b); /* once more: costs nothing, and no cut is ever lost */
     if (b->reported || ran_s < 2 * b->limit_s)
         return BUDGET_FINE;
     b->reported = true;

@@ -68,18 +68,26 @@ static void conffile_set(lua_State *L, const struct conffile *f)
 static void conffile_on_steps(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
+    lua_sethook(L, conffile_on_steps, LUA_MASKCOUNT, 1); /* no pcall holds on to it */
     luaL_error(L, "the configuration file runs for too long");
 }
 
 static int conffile_body(lua_State *L)
 {
-    const struct conffile *f = lua_touserdata(L, 1);
+    const struct conffile *f = sched_take_arg(L);
     static const luaL_Reg libraries[] = {{LUA_GNAME, luaopen_base},        {LUA_TABLIBNAME, luaopen_table},
                                          {LUA_STRLIBNAME, luaopen_string}, {LUA_MATHLIBNAME, luaopen_math},
                                          {LUA_OSLIBNAME, luaopen_os},      {NULL, NULL}};
     for (const luaL_Reg *lib = libraries; lib->func != NULL; lib++) {
         luaL_requiref(L, lib->name, lib->func, 1);
         lua_pop(L, 1);
+    }
+    static const char *const refused[] = {"exit",    "execute",   "remove", "rename",
+                                          "tmpname", "setlocale", NULL};
+    lua_getglobal(L, LUA_OSLIBNAME);
+    for (const char *const *name = refused; *name != NULL; name++) {
+        lua_pushnil(L);
+        lua_setfield(L, -2, *name);
     }
     if (luaL_loadfilex(L, f->path, "t") != LUA_OK)
         return lua_error(L);

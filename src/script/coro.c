@@ -17,7 +17,7 @@ static lua_State *coro_check(lua_State *L, const char *what)
 {
     lua_State *co = lua_tothread(L, 1);
     luaL_argexpected(L, co != NULL, 1, "coroutine");
-    if (sched_owns(co) && co != L)
+    if ((sched_owns(co) && co != L) || co == vm_of(L)->L)
         luaL_error(L, "cannot %s a coroutine of the server: it belongs to a handler", what);
     return co;
 }
@@ -62,17 +62,19 @@ static int coro_resume(lua_State *L)
 }
 
 /* Ends a coroutine: its pending to-be-closed variables run, on its own stack. Returns a status; on an error
- * its object is on top of `co`. */
+ * (the one it died of, or a later one) its object is on top of L. */
 static int coro_shut(lua_State *L, lua_State *co)
 {
     if (vm_has_mark(co, VM_MARK_CUT)) {
-        lua_pushliteral(co, "the coroutine was cut by the time budget");
+        lua_pushliteral(L, "the coroutine was cut by the time budget");
         return LUA_ERRRUN;
     }
     struct budget *budget = vm_of(L)->budget;
     budget_switch(budget, co);
     int status = lua_resetthread(co);
     budget_switch(budget, L);
+    if (status != LUA_OK)
+        lua_xmove(co, L, 1);
     return status;
 }
 
@@ -83,8 +85,8 @@ static int coro_wrap_call(lua_State *L)
     if (n >= 0)
         return n;
     int status = lua_status(co);
-    if (status != LUA_OK && status != LUA_YIELD && coro_shut(L, co) != LUA_OK)
-        lua_xmove(co, L, 1);              /* the error of a closing method takes over */
+    if (status != LUA_OK && status != LUA_YIELD && !vm_has_mark(co, VM_MARK_CUT))
+        coro_shut(L, co);                 /* the error of a closing method takes over */
     if (lua_type(L, -1) == LUA_TSTRING) { /* say where the wrapped function was called */
         luaL_where(L, 1);
         lua_insert(L, -2);
@@ -122,13 +124,13 @@ static int coro_close(lua_State *L)
         return 1;
     }
     lua_pushboolean(L, 0);
-    lua_xmove(co, L, 1);
+    lua_insert(L, -2);
     return 2;
 }
 
 static int coro_yield(lua_State *L)
 {
-    if (sched_owns(L) || !lua_isyieldable(L))
+    if (sched_owns(L))
         return luaL_error(L, "attempt to yield from outside a coroutine");
     return lua_yield(L, lua_gettop(L));
 }

@@ -13,8 +13,13 @@
 #include "ws/closecode.h"
 #include "ws/upgrade.h"
 
+/* What a 426 must say (RFC 9110, 15.5.22; RFC 6455, 4.4). */
+#define DISPATCH_UPGRADE "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+
 struct dispatch {
     struct vm *current;
+    _Atomic(struct vm *) pending; /* published, not yet current */
+    struct mail publication;      /* in the worker's mailbox exactly while there is a pending VM */
     struct reaper *reaper;
     struct budget budget;
 };
@@ -40,31 +45,24 @@ static void dispatch_adopt(struct worker *w, struct vm *vm)
     d->current = vm;
 }
 
-struct dispatch_publication {
-    struct mail mail;
-    struct vm *vm;
-};
-
 static void dispatch_on_publication(struct mail *mail, void *receiver)
 {
-    struct dispatch_publication *p = (struct dispatch_publication *)mail;
+    (void)mail;
     struct worker *w = receiver;
     struct dispatch *d = dispatch_of(w);
     struct vm *old = d->current;
-    dispatch_adopt(w, p->vm);
+    dispatch_adopt(w, atomic_exchange(&d->pending, NULL));
     dispatch_retire_if_unused(d, old);
-    free(p);
 }
 
-int dispatch_publish(struct worker *w, struct vm *vm)
+void dispatch_publish(struct worker *w, struct vm *vm)
 {
-    struct dispatch_publication *p = calloc(1, sizeof *p);
-    if (p == NULL)
-        return -1;
-    p->mail.deliver = dispatch_on_publication;
-    p->vm = vm;
-    worker_post(w, &p->mail);
-    return 0;
+    struct dispatch *d = dispatch_of(w);
+    struct vm *overtaken = atomic_exchange(&d->pending, vm);
+    if (overtaken != NULL) /* its mail has not been read yet and will find the newer one */
+        reaper_bury(d->reaper, overtaken);
+    else
+        worker_post(w, &d->publication);
 }
 
 /* ---- WebSockets ---- */
@@ -158,7 +156,7 @@ static void dispatch_on_request(struct conn *c, struct head *head)
     } else if (head->method == HTTP_GET || head->method == HTTP_HEAD) {
         refusal.status = 426;
         refusal.detail = "This address is a WebSocket: connect with a WebSocket client (ws://).";
-        refusal.fields = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+        refusal.fields = DISPATCH_UPGRADE;
     } else {
         refusal.status = 405;
         refusal.detail = "This address is a WebSocket: the handshake is a GET request.";
@@ -203,6 +201,7 @@ int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper)
         return -1;
     }
     d->reaper = reaper;
+    d->publication.deliver = dispatch_on_publication;
     budget_init(&d->budget, "handler_budget", w->config->handler_budget);
     w->layer[WORKER_HTTP] = (void *)(uintptr_t)&dispatch_requests;
     w->layer[WORKER_SCRIPT] = d;

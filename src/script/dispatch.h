@@ -34,9 +34,9 @@ struct dispatch_close {
  * or -1 when memory runs out (then `vm` stays the caller's). */
 int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper);
 
-/* Any thread: from its next loop iteration on the worker serves new connections with `vm`, which it takes
- * over. 0, or -1 when memory runs out. */
-int dispatch_publish(struct worker *w, struct vm *vm);
+/* The main thread: from its next loop iteration on the worker serves new connections with `vm`, which it
+ * takes over. When the worker has not got to the VM published before, that one is dropped. */
+void dispatch_publish(struct worker *w, struct vm *vm);
 
 /* What workers are created with. */
 extern const struct worker_hooks dispatch_worker_hooks;

@@ -61,32 +61,28 @@ static void policy_refuse_all(lua_State *L)
 
 /* ---- what is changed ---- */
 
-/* The originals of what is wrapped wait in the registry, by the address of their wrapper's key. */
-static const char policy_setmetatable_key, policy_load_key;
-
-/* Calls the original with all arguments; returns how many results are on the stack. */
-static int policy_call_original(lua_State *L, const char *key, int nresults)
-{
-    int n = lua_gettop(L);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, key);
-    lua_insert(L, 1);
-    lua_call(L, n, nresults);
-    return lua_gettop(L);
-}
-
-/* A finaliser would run with hooks off, out of the time budget's reach. */
+/* setmetatable(table, metatable) without __gc: a finaliser would run with hooks off, out of the time budget's
+ * reach. */
 static int policy_setmetatable(lua_State *L)
 {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    luaL_argexpected(L, lua_isnil(L, 2) || lua_istable(L, 2), 2, "nil or table");
+    if (luaL_getmetafield(L, 1, "__metatable") != LUA_TNIL)
+        return luaL_error(L, "cannot change a protected metatable");
     if (lua_istable(L, 2)) {
         lua_pushliteral(L, "__gc");
         if (lua_rawget(L, 2) != LUA_TNIL)
             return luaL_error(
                 L, "__gc is not available in Tidewire: finalisers could not be stopped by the time "
                    "budget; use a to-be-closed variable (local x <close>), or on_close");
-        lua_pop(L, 1);
     }
-    return policy_call_original(L, &policy_setmetatable_key, 1);
+    lua_settop(L, 2);
+    lua_setmetatable(L, 1);
+    return 1;
 }
+
+/* Lua's own load waits in the registry, by this address. */
+static const char policy_load_key;
 
 /* load(chunk [, name [, mode [, env]]]) for text only: crafted bytecode can do anything to the process. */
 static int policy_load(lua_State *L)
@@ -94,11 +90,31 @@ static int policy_load(lua_State *L)
     const char *mode = luaL_optstring(L, 3, "t");
     if (strchr(mode, 't') == NULL)
         return luaL_error(L, "load: binary chunks are not available in Tidewire: load the source text");
-    if (lua_gettop(L) < 3)
-        lua_settop(L, 3);
+    int n = lua_gettop(L) < 3 ? 3 : lua_gettop(L);
+    lua_settop(L, n);
     lua_pushliteral(L, "t");
     lua_replace(L, 3);
-    return policy_call_original(L, &policy_load_key, LUA_MULTRET);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &policy_load_key);
+    lua_insert(L, 1);
+    lua_call(L, n, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+int policy_load_text(lua_State *L, const char *data, size_t len, const char *path)
+{
+    if (len >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0) { /* a byte order mark */
+        data += 3;
+        len -= 3;
+    }
+    if (len > 0 && data[0] == '#') { /* a line for the shell; its end stays, for the line numbers */
+        const char *end = memchr(data, '\n', len);
+        len = end != NULL ? len - (size_t)(end - data) : 0;
+        data = end;
+    }
+    lua_pushfstring(L, "@%s", path);
+    int status = luaL_loadbufferx(L, data, len, lua_tostring(L, -1), "t");
+    lua_remove(L, -2);
+    return status;
 }
 
 /* Pushes the chunk of `path`, or nil and a message. Returns how many. */
@@ -110,8 +126,7 @@ static int policy_load_file(lua_State *L, const char *path)
         lua_pushfstring(L, "cannot read %s: %s", path, file.why);
         return 2;
     }
-    lua_pushfstring(L, "@%s", path);
-    if (luaL_loadbufferx(L, file.data, file.len, lua_tostring(L, -1), "t") == LUA_OK)
+    if (policy_load_text(L, file.data, file.len, path) == LUA_OK)
         return 1;
     lua_pushnil(L);
     lua_insert(L, -2);
@@ -155,6 +170,7 @@ static int policy_searcher(lua_State *L)
     lua_getfield(L, -1, "path");
     const char *path = luaL_checkstring(L, -1);
     const char *file_part = luaL_gsub(L, name, ".", "/");
+    bool first = true;
     luaL_Buffer tried;
     luaL_buffinit(L, &tried);
     while (*path != '\0') {
@@ -166,10 +182,11 @@ static int policy_searcher(lua_State *L)
         if (snapshot_read(vm_of(L)->snapshot, file, &got) == 0) {
             if (policy_load_file(L, file) != 1)
                 return luaL_error(L, "error loading module '%s':\n\t%s", name, lua_tostring(L, -1));
-            lua_insert(L, -2);
+            lua_pushstring(L, file);
             return 2; /* the chunk, and the file as its argument */
         }
-        lua_pushfstring(L, "\n\tno file '%s'", file);
+        lua_pushfstring(L, "%sno file '%s' (%s)", first ? "" : "\n\t", file, got.why);
+        first = false;
         lua_remove(L, -2);
         luaL_addvalue(&tried);
         path += n + (path[n] == ';');
@@ -191,18 +208,13 @@ static int policy_print(lua_State *L)
         luaL_addvalue(&line);
     }
     luaL_pushresult(&line);
-    log_write(LOG_INFO, &vm_of(L)->about, "%s", lua_tostring(L, -1));
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);
+    log_text(LOG_INFO, &vm_of(L)->about, text, len);
     return 0;
 }
 
 /* ---- opening ---- */
-
-static void policy_wrap(lua_State *L, const char *name, const char *key, lua_CFunction wrapper)
-{
-    lua_getglobal(L, name);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, key);
-    lua_register(L, name, wrapper);
-}
 
 static void policy_set_package(lua_State *L, const char *folder)
 {
@@ -227,8 +239,10 @@ void policy_open(lua_State *L, const char *folder)
 {
     luaL_openlibs(L);
     policy_refuse_all(L);
-    policy_wrap(L, "setmetatable", &policy_setmetatable_key, policy_setmetatable);
-    policy_wrap(L, "load", &policy_load_key, policy_load);
+    lua_getglobal(L, "load");
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &policy_load_key);
+    lua_register(L, "load", policy_load);
+    lua_register(L, "setmetatable", policy_setmetatable);
     lua_register(L, "loadfile", policy_loadfile);
     lua_register(L, "dofile", policy_dofile);
     lua_register(L, "print", policy_print);

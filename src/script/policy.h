@@ -5,10 +5,16 @@
 #ifndef TIDEWIRE_SCRIPT_POLICY_H
 #define TIDEWIRE_SCRIPT_POLICY_H
 
+#include <stddef.h>
+
 #include <lua.h>
 
 /* Opens the libraries. `require`, `dofile` and `loadfile` read through the VM's snapshot; modules are looked
  * for in `folder` first. Call within a protected call. */
 void policy_open(lua_State *L, const char *folder);
+
+/* Pushes the chunk of a script's text, or the message of a syntax error; returns Lua's status. A byte order
+ * mark and a first line that begins with '#' are passed over, as luaL_loadfile does. */
+int policy_load_text(lua_State *L, const char *data, size_t len, const char *path);
 
 #endif

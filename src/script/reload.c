@@ -7,7 +7,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "base/thread.h"
+
+#define RELOAD_JOIN_TRIES 40 /* of 50 ms */
 
 struct reload {
     struct reload_options o;
@@ -22,8 +25,10 @@ struct reload {
 static void reload_build(struct reload *r)
 {
     struct reload_outcome *out = calloc(1, sizeof *out);
-    if (out == NULL)
+    if (out == NULL) {
+        log_error("out of memory: nothing was loaded");
         return;
+    }
     out->mail.deliver = r->o.deliver;
     out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, r->o.bindings, &r->budget,
                          &out->error);
@@ -95,15 +100,19 @@ static int reload_join_soon(struct reload *r)
     return pthread_timedjoin_np(r->thread, NULL, &until);
 }
 
-void reload_destroy(struct reload *r)
+bool reload_destroy(struct reload *r)
 {
     pthread_mutex_lock(&r->lock);
     r->stop = true;
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
-    while (reload_join_soon(r) == ETIMEDOUT)
+    for (int tries = 0; reload_join_soon(r) == ETIMEDOUT; tries++) {
+        if (tries == RELOAD_JOIN_TRIES)
+            return false;
         budget_cut(&r->budget);
+    }
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->changed);
     free(r);
+    return true;
 }

@@ -33,7 +33,8 @@ void reload_request(struct reload *r);
 /* The builder's time budget, for the watchdog. */
 struct budget *reload_budget(struct reload *r);
 
-/* Ends the thread; a script that is loading is cut. */
-void reload_destroy(struct reload *r);
+/* Ends the thread; a script that is loading is cut. False when it cannot be cut: then the thread runs on and
+ * nothing was freed. */
+bool reload_destroy(struct reload *r);
 
 #endif

@@ -23,7 +23,7 @@ bool sched_owns(lua_State *L)
  * stack. */
 static const char *sched_error_text(lua_State *L, int index)
 {
-    if (lua_type(L, index) == LUA_TSTRING)
+    if (lua_type(L, index) == LUA_TSTRING || lua_type(L, index) == LUA_TNUMBER)
         return lua_tostring(L, index);
     if (!budget_is_cut(vm_of(L)->budget) && luaL_callmeta(L, index, "__tostring") &&
         lua_type(L, -1) == LUA_TSTRING)
@@ -53,15 +53,27 @@ static int sched_message_handler(lua_State *L)
     return 1;
 }
 
+/* ---- what an entry begins with ---- */
+
+void *sched_take_arg(lua_State *L)
+{
+    struct sched *s = &vm_of(L)->sched;
+    void *arg = s->arg;
+    s->arg = NULL;
+    if (arg == NULL)
+        luaL_error(L, "this function is the server's own");
+    return arg;
+}
+
 /* ---- the main state ---- */
 
 static int sched_call_main(lua_State *L, lua_CFunction body, void *arg, struct err *e)
 {
     lua_pushcfunction(L, sched_message_handler);
     int handler = lua_gettop(L);
+    vm_of(L)->sched.arg = arg;
     lua_pushcfunction(L, body);
-    lua_pushlightuserdata(L, arg);
-    int status = lua_pcall(L, 1, 0, handler);
+    int status = lua_pcall(L, 0, 0, handler);
     if (status != LUA_OK) {
         const char *message = lua_tostring(L, -1);
         err_set(e, "%s", message != NULL ? message : "out of memory");
@@ -87,7 +99,7 @@ int sched_load(struct vm *vm, lua_CFunction body, void *arg, struct err *e)
 
 static int sched_new_thread_body(lua_State *L)
 {
-    struct sched_thread *t = lua_touserdata(L, 1);
+    struct sched_thread *t = sched_take_arg(L);
     t->co = lua_newthread(L);
     t->ref = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
@@ -127,9 +139,15 @@ static int sched_trampoline_done(lua_State *co, int status, lua_KContext context
 
 static int sched_trampoline(lua_State *co)
 {
+    struct sched *s = &vm_of(co)->sched;
+    lua_CFunction body = s->body;
+    s->body = NULL;
+    if (body == NULL)
+        return luaL_error(co, "this function is the server's own");
+    lua_settop(co, 0);
     lua_pushcfunction(co, sched_message_handler);
-    lua_insert(co, 1);
-    return sched_trampoline_done(co, lua_pcallk(co, 1, 0, 1, 0, sched_trampoline_done), 0);
+    lua_pushcfunction(co, body);
+    return sched_trampoline_done(co, lua_pcallk(co, 0, 0, 1, 0, sched_trampoline_done), 0);
 }
 
 enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const struct log_context *about)
@@ -145,21 +163,29 @@ enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const 
     vm->sched.busy = true;
     vm->about = *about;
     int results = 0;
+    vm->sched.body = body;
+    vm->sched.arg = arg;
     lua_pushcfunction(t.co, sched_trampoline);
-    lua_pushcfunction(t.co, body);
-    lua_pushlightuserdata(t.co, arg);
     budget_enter(vm->budget, t.co);
-    int status = lua_resume(t.co, vm->L, 2, &results);
+    int status = lua_resume(t.co, vm->L, 0, &results);
     bool cut = budget_leave(vm->budget, t.co);
     enum sched_result result = SCHED_OK;
     if (status != LUA_OK || results > 0) {
-        const char *why = lua_type(t.co, -1) == LUA_TSTRING ? lua_tostring(t.co, -1) : "unknown error";
+        size_t len;
+        const char *why = lua_type(t.co, -1) == LUA_TSTRING ? lua_tolstring(t.co, -1, &len) : NULL;
         result = cut ? SCHED_CUT : SCHED_FAILED;
         metrics_add(vm->metrics, cut ? METRIC_HANDLER_CUT : METRIC_HANDLER_ERRORS, 1);
-        log_write(LOG_ERROR, about, "%s", why);
+        if (why != NULL)
+            log_text(LOG_ERROR, about, why, len);
+        else
+            log_write(LOG_ERROR, about, "unknown error");
     }
     vm->about = (struct log_context){.worker = vm->worker};
     vm->sched.busy = false;
+    if (result != SCHED_OK && vm->memory > vm->memory_limit / 2)
+        lua_gc(
+            vm->L,
+            LUA_GCCOLLECT); /* string buffers ask the allocator past the collector: make room for the next */
     if (status == LUA_OK) {
         lua_settop(t.co, 0);
         sched_thread_put(vm, &t);

@@ -22,8 +22,14 @@ struct sched {
         int ref;
     } spare[SCHED_POOL];
     unsigned count;
-    bool busy; /* entries do not nest */
+    bool busy;          /* entries do not nest */
+    lua_CFunction body; /* on its way to the trampoline */
+    void *arg;          /* on its way to the body */
 };
+
+/* The argument of the entry that is beginning, for its body; once. Raises when there is none: scripts can get
+ * hold of a body (debug.getinfo) and call it. */
+void *sched_take_arg(lua_State *L);
 
 enum sched_result {
     SCHED_OK,
@@ -31,15 +37,15 @@ enum sched_result {
     SCHED_CUT,    /* over the time budget; logged and counted */
 };
 
-/* Runs body(arg) (a C function that gets `arg` as light userdata and calls the script from there) in a
+/* Runs `body`, a C function that gets `arg` through sched_take_arg and calls the script from there, in a
  * coroutine, as an entry of its own. Never raises. `about` is for the log. */
 enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const struct log_context *about);
 
-/* Runs body(arg) on the main state under the budget, for loading. 0, or -1 with message and traceback in `e`.
+/* Runs `body` on the main state under the budget, for loading. 0, or -1 with message and traceback in `e`.
  */
 int sched_load(struct vm *vm, lua_CFunction body, void *arg, struct err *e);
 
-/* Runs body(arg) on the main state without budget: setting up, where no script runs. 0, or -1 with `e`
+/* Runs `body` on the main state without budget: setting up, where no script runs. 0, or -1 with `e`
  * filled. */
 int sched_setup(lua_State *L, lua_CFunction body, void *arg, struct err *e);
 

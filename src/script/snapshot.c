@@ -25,6 +25,7 @@ struct snapshot {
     pthread_mutex_t lock;
     struct snapshot_entry *entries;
     unsigned count;
+    size_t total;
 };
 
 struct snapshot *snapshot_create(void)
@@ -41,21 +42,6 @@ struct snapshot *snapshot_ref(struct snapshot *s)
 {
     atomic_fetch_add(&s->refs, 1);
     return s;
-}
-
-void snapshot_unref(struct snapshot *s)
-{
-    if (s == NULL || atomic_fetch_sub(&s->refs, 1) > 1)
-        return;
-    while (s->entries != NULL) {
-        struct snapshot_entry *next = s->entries->next;
-        free(s->entries->path);
-        buf_fini(&s->entries->data);
-        free(s->entries);
-        s->entries = next;
-    }
-    pthread_mutex_destroy(&s->lock);
-    free(s);
 }
 
 /* NULL when all is well, else what went wrong. Devices and pipes could block or never end. */
@@ -99,30 +85,67 @@ static struct snapshot_entry *snapshot_find(struct snapshot *s, const char *path
     return NULL;
 }
 
-static struct snapshot_entry *snapshot_add(struct snapshot *s, const char *path)
+/* A new entry with the file's contents; not under the lock, for a disk may be slow. */
+static struct snapshot_entry *snapshot_new(const char *path)
 {
-    struct snapshot_entry *n = s->count < SNAPSHOT_FILES ? calloc(1, sizeof *n) : NULL;
+    struct snapshot_entry *n = calloc(1, sizeof *n);
     if (n == NULL || (n->path = strdup(path)) == NULL) {
         free(n);
         return NULL;
     }
     n->why = snapshot_load(path, &n->data);
-    n->next = s->entries;
-    s->entries = n;
-    s->count++;
     return n;
+}
+
+static void snapshot_free(struct snapshot_entry *n)
+{
+    free(n->path);
+    buf_fini(&n->data);
+    free(n);
+}
+
+/* Adds `n` unless another thread was faster; returns the entry that counts, or NULL when the snapshot is
+ * full. */
+static struct snapshot_entry *snapshot_add(struct snapshot *s, struct snapshot_entry *n)
+{
+    struct snapshot_entry *first = snapshot_find(s, n->path);
+    if (first == NULL && s->count < SNAPSHOT_FILES && n->data.len <= SNAPSHOT_TOTAL - s->total) {
+        n->next = s->entries;
+        s->entries = n;
+        s->count++;
+        s->total += n->data.len;
+        return n;
+    }
+    snapshot_free(n);
+    return first;
 }
 
 int snapshot_read(struct snapshot *s, const char *path, struct snapshot_file *file)
 {
     pthread_mutex_lock(&s->lock);
     struct snapshot_entry *n = snapshot_find(s, path);
-    if (n == NULL)
-        n = snapshot_add(s, path);
     pthread_mutex_unlock(&s->lock);
+    if (n == NULL && (n = snapshot_new(path)) != NULL) {
+        pthread_mutex_lock(&s->lock);
+        n = snapshot_add(s, n);
+        pthread_mutex_unlock(&s->lock);
+    }
     if (n == NULL)
-        *file = (struct snapshot_file){.why = "out of memory, or more than 4096 files"};
+        *file = (struct snapshot_file){.why = "out of memory, or over 4096 files or 64 MiB in all"};
     else
         *file = (struct snapshot_file){n->data.data != NULL ? n->data.data : "", n->data.len, n->why};
     return file->why == NULL ? 0 : -1;
+}
+
+void snapshot_unref(struct snapshot *s)
+{
+    if (s == NULL || atomic_fetch_sub(&s->refs, 1) > 1)
+        return;
+    while (s->entries != NULL) {
+        struct snapshot_entry *next = s->entries->next;
+        snapshot_free(s->entries);
+        s->entries = next;
+    }
+    pthread_mutex_destroy(&s->lock);
+    free(s);
 }

@@ -9,6 +9,7 @@
 
 #define SNAPSHOT_FILE_MAX (16u << 20) /* bytes of one file */
 #define SNAPSHOT_FILES    4096
+#define SNAPSHOT_TOTAL    (64u << 20) /* bytes of all files */
 
 struct snapshot;
 

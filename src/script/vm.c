@@ -59,19 +59,15 @@ static int vm_on_panic(lua_State *L)
 
 /* ---- routes ---- */
 
-static int vm_keep_handler(lua_State *L, struct vm *vm)
+static void vm_reserve_handler(lua_State *L, struct vm *vm, size_t number)
 {
-    int ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    if (vm->nhandlers % 64 == 0) {
-        int *grown = realloc(vm->handlers, (vm->nhandlers + 64) * sizeof *grown);
-        if (grown == NULL) {
-            luaL_unref(L, LUA_REGISTRYINDEX, ref);
-            return -1;
-        }
+    if (number % 64 == 0) {
+        int *grown = realloc(vm->handlers, (number + 64) * sizeof *grown);
+        if (grown == NULL)
+            luaL_error(L, "out of memory");
         vm->handlers = grown;
     }
-    vm->handlers[vm->nhandlers++] = ref;
-    return 0;
+    vm->handlers[number] = LUA_NOREF;
 }
 
 void vm_add_route(lua_State *L, enum router_method method, int pattern_index, int function_index)
@@ -83,14 +79,15 @@ void vm_add_route(lua_State *L, enum router_method method, int pattern_index, in
     char where[256] = "?";
     if (lua_getstack(L, 1, &ar) && lua_getinfo(L, "Sl", &ar))
         snprintf(where, sizeof where, "%s:%d", ar.short_src, ar.currentline);
-    lua_pushvalue(L, function_index);
-    if (vm_keep_handler(L, vm) < 0)
-        luaL_error(L, "out of memory");
     struct err e;
-    if (router_add(vm->router, method, pattern, len, where, &e) < 0) {
+    vm_reserve_handler(L, vm, router_count(vm->router));
+    int number = router_add(vm->router, method, pattern, len, where, &e);
+    if (number < 0) {
         lua_pushstring(L, e.text);
         lua_error(L);
     }
+    lua_pushvalue(L, function_index);
+    vm->handlers[number] = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* ---- loading ---- */
@@ -113,7 +110,7 @@ static void vm_push_folder(lua_State *L, const char *path)
 
 static int vm_open_body(lua_State *L)
 {
-    const struct vm_start *start = lua_touserdata(L, 1);
+    const struct vm_start *start = sched_take_arg(L);
     vm_push_folder(L, start->path);
     policy_open(L, lua_tostring(L, -1));
     start->vm->bindings->open(L);
@@ -122,9 +119,8 @@ static int vm_open_body(lua_State *L)
 
 static int vm_run_body(lua_State *L)
 {
-    const struct vm_start *start = lua_touserdata(L, 1);
-    lua_pushfstring(L, "@%s", start->path);
-    if (luaL_loadbufferx(L, start->file.data, start->file.len, lua_tostring(L, -1), "t") != LUA_OK)
+    const struct vm_start *start = sched_take_arg(L);
+    if (policy_load_text(L, start->file.data, start->file.len, start->path) != LUA_OK)
         return lua_error(L);
     lua_call(L, 0, 0);
     return 0;

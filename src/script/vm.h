@@ -39,8 +39,7 @@ struct vm {
     struct sched sched;
     const struct vm_bindings *bindings;
     struct router *router;
-    int *handlers; /* registry references, by route number */
-    size_t nhandlers;
+    int *handlers;               /* registry references, by route number */
     size_t memory, memory_limit; /* bytes */
     unsigned worker, workers;    /* this worker's number, how many there are */
     unsigned sessions;           /* connections whose handlers live here */

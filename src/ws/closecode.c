@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "ws/utf8.h"
+#include "base/utf8.h"
 
 enum {
     CODE_SIZE = 2,

@@ -8,10 +8,14 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
+#include "base/utf8.h"
 #include "http/http1.h"
 #include "ws/closecode.h"
 #include "ws/upgrade.h"
-#include "ws/utf8.h"
+
+/* How long one connection's messages are handled before the others get their turn. */
+#define SESSION_TURN_MS 5
 
 struct session_worker {
     const struct session_handler *handler;
@@ -162,9 +166,10 @@ static unsigned session_on_header(void *to, const struct framer_header *h)
 
 static void session_deliver(struct session *s, bool text, const char *data, size_t len)
 {
+    if (s->state != SESSION_OPEN) /* after our Close nobody waits for messages */
+        return;
     metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
-    if (s->state == SESSION_OPEN) /* after our Close nobody waits for messages */
-        session_layer(s)->handler->on_message(s, text, data, len);
+    session_layer(s)->handler->on_message(s, text, data, len);
 }
 
 /* A piece of a message that is not whole in one piece. */
@@ -203,8 +208,10 @@ static unsigned session_on_close_frame(struct session *s, const uint8_t *payload
     unsigned fault = closecode_parse(payload, len, &close);
     if (fault != 0)
         return fault;
-    if (close.reason_len > 0)
-        s->close_reason = strndup(close.reason, close.reason_len);
+    if (close.reason_len > 0 && (s->close_reason = malloc(close.reason_len)) != NULL) {
+        memcpy(s->close_reason, close.reason, close.reason_len);
+        s->close_reason_len = close.reason_len;
+    }
     if (s->state == SESSION_OPEN) /* echo the code (5.5.1) */
         session_write_close(s, close.code, NULL, 0);
     session_end(s, close.code);
@@ -235,9 +242,14 @@ static unsigned session_on_payload(void *to, const struct framer_header *h, cons
         p->control_len = (uint8_t)(p->control_len + len);
         if (!last)
             return 0;
-        uint8_t whole = p->control_len;
+        uint8_t control[125], whole = p->control_len;
+        memcpy(control, p->control, whole);
         p->control_len = 0;
-        return session_on_control(s, h->opcode, p->control, whole);
+        if (!p->in_message) {
+            free(p);
+            s->partial = NULL;
+        }
+        return session_on_control(s, h->opcode, control, whole);
     }
     bool whole = h->fin && h->opcode != WSLAY_CONTINUATION_FRAME && len == h->length;
     if (!whole)
@@ -264,9 +276,11 @@ static const char *session_fault_text(unsigned code)
     }
 }
 
-static void session_on_data(struct conn *c, uint8_t *data, size_t len)
+static size_t session_on_data(struct conn *c, uint8_t *data, size_t len)
 {
     struct session *s = conn_session(c);
+    const uint8_t *begin = data;
+    uint64_t end_of_turn = clock_coarse_ms() + SESSION_TURN_MS;
     s->last_heard = c->worker->wheel.now;
     s->awaiting_pong = false;
     while (len > 0 && s->state != SESSION_ENDED) {
@@ -274,15 +288,19 @@ static void session_on_data(struct conn *c, uint8_t *data, size_t len)
         unsigned fault =
             framer_read(&session_layer(s)->framers, &s->rx, data, len, &used, &session_framer_events, s);
         if (fault != 0) {
-            metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
+            if (fault != CLOSECODE_INTERNAL_ERROR)
+                metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
             session_fail(s, fault, session_fault_text(fault));
             break;
         }
         data += used;
         len -= used;
+        if (clock_coarse_ms() > end_of_turn)
+            break;
     }
     if (s->state == SESSION_ENDED)
         session_drop_input(s);
+    return (size_t)(data - begin);
 }
 
 /* ---- the connection's other events ---- */
@@ -312,15 +330,23 @@ static void session_schedule(struct session *s)
     conn_set_deadline(s->conn, wait > 0 ? wait : 0);
 }
 
+/* Whether a peer that is not read from, because it is slow to take what it is sent, has taken some since the
+ * last ping. */
+static bool session_is_taking(const struct session *s)
+{
+    return !conn_is_reading(s->conn) && (int32_t)(s->conn->last_sent - s->last_ping) >= 0;
+}
+
 static void session_keep_alive(struct session *s)
 {
     const struct config *config = s->conn->worker->config;
-    if (config->idle_timeout > 0 && session_since(s, s->last_heard) >= config->idle_timeout) {
+    bool heard = session_since(s, s->last_heard) < config->idle_timeout || session_is_taking(s);
+    if (config->idle_timeout > 0 && !heard) {
         session_close(s, CLOSECODE_GOING_AWAY, "idle", 4);
         return;
     }
     if (config->ping_interval > 0 && session_since(s, s->last_ping) >= config->ping_interval) {
-        if (s->awaiting_pong) {
+        if (s->awaiting_pong && !session_is_taking(s)) {
             metrics_add(session_metrics(s), METRIC_PING_TIMEOUTS, 1);
             session_on_eof(s->conn);
             return;
@@ -354,13 +380,16 @@ static void session_on_later(struct conn *c)
     s->told = true;
     metrics_sub(c->worker->metrics, METRIC_WEBSOCKETS, 1);
     const char *reason = s->close_reason != NULL ? s->close_reason : "";
-    session_layer(s)->handler->on_close(s, s->close_code, reason, strlen(reason));
+    session_layer(s)->handler->on_close(s, s->close_code, reason, s->close_reason_len);
 }
 
 static void session_on_dead(struct conn *c)
 {
     struct session *s = conn_session(c);
-    session_end(s, CLOSECODE_ABNORMAL);
+    if (s->state != SESSION_ENDED) { /* cut without a word: session_end would ask for what follows here */
+        s->state = SESSION_ENDED;
+        s->close_code = CLOSECODE_ABNORMAL;
+    }
     session_on_later(c);
     session_drop_input(s);
     free(s->close_reason);
@@ -383,12 +412,12 @@ struct session *session_open(struct conn *c, struct head *head)
 {
     struct session *s = calloc(1, sizeof *s);
     char accept[UPGRADE_ACCEPT_LEN + 1], answer[160];
-    if (s == NULL) {
+    if (s == NULL || upgrade_accept(head, accept) < 0) {
+        free(s);
         head_unref(head);
-        conn_close(c);
+        http1_refuse(c, &(struct response_error){.status = 500, .detail = "The server is out of memory."});
         return NULL;
     }
-    upgrade_accept(head, accept);
     s->conn = c;
     s->head = head;
     s->last_heard = s->last_ping = c->worker->wheel.now;

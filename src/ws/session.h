@@ -48,8 +48,9 @@ struct session {
     uint8_t state; /* enum session_state */
     bool told;     /* on_close has been called */
     bool awaiting_pong;
+    uint8_t close_reason_len;
     uint32_t last_heard, last_ping; /* ticks of the worker's wheel */
-    char *close_reason;             /* the peer's, NUL-terminated; or NULL */
+    char *close_reason;             /* the peer's; or NULL */
 };
 
 /* The WebSocket layer of a worker; worker->layer[WORKER_WS]. 0, or -1 when memory runs out. */

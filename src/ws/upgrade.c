@@ -59,17 +59,27 @@ int upgrade_check(const struct head *h, const char **reason)
     return 0;
 }
 
-void upgrade_accept(const struct head *h, char out[UPGRADE_ACCEPT_LEN + 1])
+static EVP_MD *sha1;
+
+int upgrade_init(void)
+{
+    if (sha1 == NULL)
+        sha1 = EVP_MD_fetch(NULL, "SHA1", NULL);
+    return sha1 != NULL ? 0 : -1;
+}
+
+int upgrade_accept(const struct head *h, char out[UPGRADE_ACCEPT_LEN + 1])
 {
     const char *key;
     size_t len;
     unsigned char text[KEY_LEN + sizeof GUID - 1], digest[SHA1_LEN];
 
-    out[0] = '\0';
     if (!head_single(h, "Sec-WebSocket-Key", &key, &len) || len != KEY_LEN)
-        return;
+        return -1;
     memcpy(text, key, KEY_LEN);
     memcpy(text + KEY_LEN, GUID, sizeof GUID - 1);
-    if (EVP_Digest(text, sizeof text, digest, NULL, EVP_sha1(), NULL) == 1)
-        EVP_EncodeBlock((unsigned char *)out, digest, SHA1_LEN);
+    if (EVP_Digest(text, sizeof text, digest, NULL, sha1, NULL) != 1)
+        return -1;
+    EVP_EncodeBlock((unsigned char *)out, digest, SHA1_LEN);
+    return 0;
 }

@@ -20,8 +20,11 @@ bool upgrade_wanted(const struct head *h);
 int upgrade_check(const struct head *h, const char **reason);
 
 #define UPGRADE_ACCEPT_LEN 28
-/* Sec-WebSocket-Accept of a checked request: base64(SHA-1(key + GUID)); NUL-terminated. Empty when
- * OpenSSL fails, which only a lack of memory makes it do: then no 101 may be sent. */
-void upgrade_accept(const struct head *h, char out[UPGRADE_ACCEPT_LEN + 1]);
+/* Fetches SHA-1 once, before any upgrade_accept; main thread. 0 or -1. */
+int upgrade_init(void);
+
+/* Sec-WebSocket-Accept of a checked request: base64(SHA-1(key + GUID)); NUL-terminated. 0, or -1 when memory
+ * runs out. */
+int upgrade_accept(const struct head *h, char out[UPGRADE_ACCEPT_LEN + 1]);
 
 #endif

@@ -57,7 +57,7 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.expected_exit = 0
-        line = self.wait_log(r"listening on (\S+)")
+        line = self.wait_log(r"listening on ([^\s\"]+)")
         self.address = line.group(1)
         if not self.address.startswith("unix:"):
             self.port = int(self.address.rsplit(":", 1)[1])
@@ -132,6 +132,15 @@ class Server:
         while (now := self.metrics()[name]) != value:
             assert time.monotonic() < deadline, f"{name} is {now}, not {value}"
 
+    def send_apart(self, client, *pieces):
+        """Sends each piece only when the server has read the one before. All that was sent earlier must have been
+        answered."""
+        for piece in pieces:
+            name = "tidewire_received_bytes_total"
+            before = self.metrics()[name]
+            client.send(piece)
+            self.wait_metric(name, before + len(piece))
+
     def stop(self, number=signal.SIGTERM):
         """Sends the signal (unless it has ended) and returns the exit code once it has."""
         if self.process.poll() is None and number is not None:
@@ -196,7 +205,8 @@ class Raw:
 
     def __init__(self, sock):
         self.sock = sock
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 
     def __enter__(self):

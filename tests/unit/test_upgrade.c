@@ -122,12 +122,14 @@ static void accepts_as_the_rfc_does(void **state)
     char accept[UPGRADE_ACCEPT_LEN + 1];
     struct head *h = parse(GET ASKS VERSION KEY);
     memset(accept, 'x', sizeof accept);
-    upgrade_accept(h, accept);
+    assert_int_equal(upgrade_init(), 0);
+    assert_int_equal(upgrade_accept(h, accept), 0);
     assert_string_equal(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="); /* RFC 6455, 1.3 */
     head_unref(h);
 
     h = parse(GET ASKS VERSION "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n");
-    upgrade_accept(h, accept);
+    assert_int_equal(upgrade_init(), 0);
+    assert_int_equal(upgrade_accept(h, accept), 0);
     assert_string_equal(accept, "HSmrc0sMlYUkAGmm5OPpG2HaGWk="); /* MDN's example */
     head_unref(h);
 }

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "ws/utf8.h"
+#include "base/utf8.h"
 
 struct range {
     uint8_t first, last;

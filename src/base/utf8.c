@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * UTF-8 as a state machine whose states are shift counts: one load and one shift for a byte, no branch to
  * mispredict, whatever the script. Pure; any thread. */
-#include "ws/utf8.h"
+#include "base/utf8.h"
 
 #include <string.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * UTF-8 validation of a stream (RFC 3629; RFC 6455, 8.1): fails at the first byte that no continuation could
  * make valid, across pieces and fragments. Pure; any thread. */
-#ifndef TIDEWIRE_WS_UTF8_H
-#define TIDEWIRE_WS_UTF8_H
+#ifndef TIDEWIRE_BASE_UTF8_H
+#define TIDEWIRE_BASE_UTF8_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT
+ * The log as it comes out of file descriptor 2: one write a line, two forms, nothing that forges a line. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <regex.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+/* Standard error is this socket while a test logs; it keeps writes apart, as a pipe would not. */
+static int reader, writer, real_stderr;
+static char line[40000];
+
+static int set_up(void **state)
+{
+    (void)state;
+    int fds[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds) < 0)
+        return -1;
+    reader = fds[0];
+    writer = fds[1];
+    real_stderr = dup(STDERR_FILENO);
+    log_setup(LOG_INFO, LOG_TEXT);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    close(reader);
+    close(writer);
+    close(real_stderr);
+    return 0;
+}
+
+static void capture(void)
+{
+    dup2(writer, STDERR_FILENO);
+}
+
+/* The next write since capture(), without the time, which must look like one; "" when there was none. */
+static const char *written(void)
+{
+    static const char stamp[] = "2000-00-00T00:00:00.000Z";
+    dup2(real_stderr, STDERR_FILENO);
+    ssize_t n = recv(reader, line, sizeof line - 1, MSG_DONTWAIT);
+    line[n > 0 ? n : 0] = '\0';
+    if (n <= 0)
+        return line;
+    assert_int_equal(strlen(line), n); /* a NUL would hide the rest */
+    char *at = line[0] == '{' ? line + strlen("{\"time\":\"") : line;
+    regex_t time;
+    assert_int_equal(regcomp(&time,
+                             "^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\\.[0-9]{3}Z",
+                             REG_EXTENDED | REG_NOSUB),
+                     0);
+    assert_int_equal(regexec(&time, at, 0, NULL, 0), 0);
+    regfree(&time);
+    memmove(at, at + strlen(stamp), strlen(at + strlen(stamp)) + 1);
+    return line;
+}
+
+static void text(void **state)
+{
+    (void)state;
+    capture();
+    log_info("listening on %s:%d", "127.0.0.1", 80);
+    assert_string_equal(written(), " info  listening on 127.0.0.1:80\n");
+    capture();
+    log_error("no");
+    assert_string_equal(written(), " error no\n");
+    capture();
+    log_warn("caf\xc3\xa9\t%%");
+    assert_string_equal(written(), " warn  caf\xc3\xa9\t%\n");
+}
+
+static void text_cannot_be_forged(void **state)
+{
+    (void)state;
+    capture();
+    log_info("one\ntwo\r\n\x1b[2Jthree\x7f\n2024-01-01T00:00:00.000Z info  forged");
+    assert_string_equal(written(), " info  one\n    two\\x0d\n    \\x1b[2Jthree\\x7f\n"
+                                   "    2024-01-01T00:00:00.000Z info  forged\n");
+}
+
+static void text_with_context(void **state)
+{
+    (void)state;
+    static const struct {
+        struct log_context about;
+        const char *line;
+    } cases[] = {
+        {{0}, " warn  x\n"},
+        {{.worker = 2}, " warn  [worker 2] x\n"},
+        {{.conn = 77}, " warn  [connection 77] x\n"},
+        {{.route = "/chat/:room"}, " warn  [/chat/:room] x\n"},
+        {{.worker = 1, .conn = UINT64_MAX}, " warn  [worker 1, connection 18446744073709551615] x\n"},
+        {{.conn = 5, .route = "/"}, " warn  [connection 5, /] x\n"},
+        {{.worker = 1, .conn = 5, .route = "/a"}, " warn  [worker 1, connection 5, /a] x\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        capture();
+        log_write(LOG_WARN, &cases[i].about, "x");
+        assert_string_equal(written(), cases[i].line);
+    }
+}
+
+static void json(void **state)
+{
+    (void)state;
+    log_setup(LOG_INFO, LOG_JSON);
+    capture();
+    log_error("say \"%s\"\\", "hi");
+    assert_string_equal(written(),
+                        "{\"time\":\"\",\"level\":\"error\",\"message\":\"say \\\"hi\\\"\\\\\"}\n");
+    capture();
+    log_info("a\nb\tc\x01\x1f\x7f caf\xc3\xa9");
+    assert_string_equal(written(), "{\"time\":\"\",\"level\":\"info\",\"message\":"
+                                   "\"a\\nb\\u0009c\\u0001\\u001f\\u007f caf\xc3\xa9\"}\n");
+}
+
+static void json_with_context(void **state)
+{
+    (void)state;
+    log_setup(LOG_INFO, LOG_JSON);
+    capture();
+    log_write(LOG_WARN, &(struct log_context){3, 12, "/\"\n"}, "x");
+    assert_string_equal(written(), "{\"time\":\"\",\"level\":\"warn\",\"message\":\"x\",\"worker\":3,"
+                                   "\"connection\":12,\"route\":\"/\\\"\\n\"}\n");
+    capture();
+    log_write(LOG_WARN, &(struct log_context){0}, "x");
+    assert_string_equal(written(), "{\"time\":\"\",\"level\":\"warn\",\"message\":\"x\"}\n");
+    capture();
+    log_write(LOG_WARN, &(struct log_context){.conn = 1}, "x");
+    assert_string_equal(written(), "{\"time\":\"\",\"level\":\"warn\",\"message\":\"x\",\"connection\":1}\n");
+}
+
+static void levels(void **state)
+{
+    (void)state;
+    static const char *const shown[] = {" debug x\n", " info  x\n", " warn  x\n", " error x\n", " info  x\n"};
+    for (int least = LOG_DEBUG; least <= LOG_ERROR; least++) {
+        log_setup((enum log_level)least, LOG_TEXT);
+        for (int level = LOG_DEBUG; level <= LOG_ALWAYS; level++) {
+            assert_int_equal(log_enabled((enum log_level)level), level >= least);
+            capture();
+            log_write((enum log_level)level, NULL, "x");
+            assert_string_equal(written(), level >= least ? shown[level] : "");
+        }
+    }
+}
+
+/* However long, and whatever has to be escaped: one write, one line end, at its end. */
+static void long_messages_are_one_line(void **state)
+{
+    (void)state;
+    static const char *const fills[] = {"x", "\x01"};
+    for (size_t i = 0; i < 2; i++) {
+        char message[12000];
+        memset(message, fills[i][0], sizeof message - 1);
+        message[sizeof message - 1] = '\0';
+        log_setup(LOG_INFO, i == 0 ? LOG_JSON : LOG_TEXT);
+        capture();
+        log_info("%.3000s", message);
+        const char *got = written();
+        assert_true(strlen(got) >= 3000);
+        assert_int_equal(strcspn(got, "\n"), strlen(got) - 1);
+        capture();
+        log_info("%s", message);
+        got = written();
+        assert_true(strlen(got) >= 8000);
+        assert_int_equal(strcspn(got, "\n"), strlen(got) - 1);
+        assert_string_equal(written(), "");
+    }
+}
+
+static void errno_is_kept(void **state)
+{
+    (void)state;
+    capture();
+    errno = ENOENT;
+    log_info("x");
+    int after = errno;
+    written();
+    assert_int_equal(after, ENOENT);
+
+    capture();
+    close(STDERR_FILENO); /* nowhere to write to */
+    errno = EPERM;
+    log_info("x");
+    after = errno;
+    assert_string_equal(written(), "");
+    assert_int_equal(after, EPERM);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(text),
+        TEST(text_cannot_be_forged),
+        TEST(text_with_context),
+        TEST(json),
+        TEST(json_with_context),
+        TEST(levels),
+        TEST(long_messages_are_one_line),
+        TEST(errno_is_kept),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
