@@ -148,8 +148,11 @@ static void http1_on_eof(struct conn *c)
 
 static void http1_on_timeout(struct conn *c)
 {
+    const struct http1 *h = conn_session(c);
     if (c->state != CONN_OPEN)
         conn_close(c);
+    else if (c->worker->stopping && h->partial.len == 0)
+        conn_close(c); /* nothing was asked */
     else if (c->worker->stopping)
         http1_refuse_with(c, 503, "The server is stopping.");
     else

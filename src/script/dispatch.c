@@ -116,13 +116,13 @@ static void dispatch_upgrade(struct conn *c, struct head *head, struct vm *vm, i
     const char *reason;
     int status = upgrade_check(head, &reason);
     if (status != 0) {
+        http1_refuse(c, &(struct response_error){
+                            .status = status,
+                            .detail = reason,
+                            .fields = status == 426 ? DISPATCH_UPGRADE : NULL,
+                            .head_only = head->method == HTTP_HEAD,
+                        });
         head_unref(head);
-        http1_refuse(
-            c, &(struct response_error){
-                   .status = status,
-                   .detail = reason,
-                   .fields = status == 426 ? "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" : NULL,
-               });
         return;
     }
     struct session *s = session_open(c, head);

@@ -207,6 +207,7 @@ check("require loads a module once", function()
 end)
 
 check("require hands the name and the file to the module, as plain Lua does", function()
+  package.loaded["folder.inner"] = nil
   local module, file = require("folder.inner")
   same(table.pack(table.unpack(module.arguments, 1, module.arguments.n)), "folder.inner", FOLDER .. "/folder/inner.lua")
   expect(file == FOLDER .. "/folder/inner.lua", "second result: " .. tostring(file))
@@ -371,7 +372,8 @@ end)
 check("yield across xpcall", function()
   local co = coroutine.create(function()
     local fine = table.pack(xpcall(function(...) return coroutine.yield(...) end, print, 1, 2))
-    local failed = table.pack(xpcall(function() coroutine.yield() error("late", 0) end, function(e) return e .. "!" end))
+    local function late() coroutine.yield() error("late", 0) end
+    local failed = table.pack(xpcall(late, function(e) return e .. "!" end))
     return fine.n, fine[1], fine[2], failed.n, failed[1], failed[2]
   end)
   same(table.pack(coroutine.resume(co)), true, 1, 2)
@@ -678,7 +680,9 @@ REACH = {
         for level = 1, 50 do
           local info = debug.getinfo(level, "fS")
           if not info then break end
-          if info.what == "C" and info.func then KEPT[#KEPT + 1] = { info.func, select(2, debug.getlocal(level, 1)) } end
+          if info.what == "C" and info.func then
+            KEPT[#KEPT + 1] = { info.func, select(2, debug.getlocal(level, 1)) }
+          end
         end
         ws:send("kept")""",
 }
