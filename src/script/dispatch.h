@@ -12,7 +12,7 @@
 #include "script/vm.h"
 #include "ws/session.h"
 
-/* What the bodies of struct vm_bindings get as light userdata. */
+/* What the bodies of struct vm_bindings get from sched_take_arg. */
 struct dispatch_open {
     struct session *session;
     int handler; /* registry reference of the route's function */

@@ -20,7 +20,7 @@
 #include "script/snapshot.h"
 
 /* What the bindings (src/lua) bring: how the C side opens the API and enters Lua. The bodies run inside
- * sched_run with a light userdata argument that dispatch.h describes. */
+ * sched_run and take what dispatch.h describes from sched_take_arg. */
 struct session;
 
 struct vm_bindings {

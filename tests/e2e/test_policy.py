@@ -4,13 +4,12 @@
 One script runs every check twice, while it loads (on the main state) and in a handler (on a coroutine of the server),
 and sends its report over a WebSocket; each check is a test of its own here.
 """
-import json
+
 import re
-import subprocess
 
 import pytest
 
-from conftest import BINARY, PATIENCE, Server, environment, run
+from conftest import Server
 
 PRELUDE = r"""
 local checks = {}
@@ -756,121 +755,3 @@ def test_require_at_run_time(serve):
         assert "bad.lua:2:" in client.text()
         client.send_frame(1, "gone")
         assert f"no file '{server.folder}/gone.lua'" in client.text()
-
-
-# ---- print and log ----
-
-
-def lines_of(tmp_path, text, *args):
-    """What a script that only logs makes of standard error, as bytes; it must load."""
-    script = tmp_path / "main.lua"
-    script.write_text(text, encoding="utf-8")
-    done = subprocess.run([BINARY, "check", *args, str(script)], env=environment(), capture_output=True, check=False,
-                          timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    return done.stderr.splitlines()
-
-
-ALL_LEVELS = 'log.debug("a") log.info("b") log.warn("c") log.error("d") print("e")'
-LEVELS = {"debug": "debug a,info b,warn c,error d,info e", "info": "info b,warn c,error d,info e",
-          "warn": "warn c,error d", "error": "error d"}
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_log_level(tmp_path, level):
-    lines = [json.loads(line) for line in lines_of(tmp_path, ALL_LEVELS, "--log-format=json", "--log-level", level)]
-    assert ",".join(f"{line['level']} {line['message']}" for line in lines) == LEVELS[level]
-
-
-def test_log_line_in_text(tmp_path):
-    line, = lines_of(tmp_path, 'log.warn("careful")')
-    assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z warn  \[worker 1\] careful", line)
-
-
-@pytest.mark.parametrize("call, message", [
-    ('print("a", 1, nil, true, 2.5)', "a\t1\tnil\ttrue\t2.5"),
-    ('log.info("a", 1, nil, true, 2.5)', "a 1 nil true 2.5"),
-    ("print()", ""),
-    ("log.info()", ""),
-    ('print(setmetatable({}, { __tostring = function() return "mine" end }))', "mine"),
-    ('log.info(setmetatable({}, { __tostring = function() return "mine" end }))', "mine"),
-    ('log.info("100 % %s %d %n")', "100 % %s %d %n"),
-    ("log.info(table.unpack({}, 1, 200))", " ".join(["nil"] * 200)),
-])
-def test_log_shows_its_arguments(tmp_path, call, message):
-    line, = lines_of(tmp_path, call, "--log-format=json")
-    assert json.loads(line)["message"] == message
-
-
-def test_log_raises_for_a_bad_tostring(tmp_path):
-    script = tmp_path / "main.lua"
-    script.write_text("log.info(setmetatable({}, { __tostring = function() return {} end }))", encoding="utf-8")
-    done = run("check", script)
-    assert done.returncode == 1 and "'__tostring' must return a string" in done.stderr
-
-
-NASTY = {
-    "line feed": "one\n2026-01-01T00:00:00.000Z error forged",
-    "carriage return": "one\r2026-01-01T00:00:00.000Z error forged",
-    "crlf": "one\r\ntwo",
-    "trailing line feed": "one\n",
-    "escape sequence": "\x1b[2J\x1b]0;title\x07",
-    "every control character": "".join(map(chr, range(1, 32))) + "\x7f",
-    "quote and backslash": "\",\"level\":\"error\",\"x\":\"\\",
-    "not ASCII": "Grüße, 世界 🎉",
-    "zero byte": "before\0after",
-}
-
-
-def lua_string(data):
-    return '"' + "".join(f"\\x{byte:02x}" for byte in data) + '"'
-
-
-@pytest.mark.parametrize("writer", ["log.info", "print", "log.error"])
-@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
-def test_nothing_forges_a_line_in_json(tmp_path, writer, text):
-    line, = lines_of(tmp_path, f"{writer}({lua_string(text.encode())})", "--log-format=json")
-    parsed = json.loads(line)
-    assert parsed["message"] == text and set(parsed) == {"time", "level", "message", "worker"}
-
-
-@pytest.mark.parametrize("data", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80"],
-                         ids=["ff", "cut short", "surrogate", "five bytes"])
-def test_json_lines_are_utf8_whatever_is_logged(tmp_path, data):
-    line, = lines_of(tmp_path, f"log.info({lua_string(data)})", "--log-format=json")
-    json.loads(line.decode("utf-8"))
-
-
-@pytest.mark.parametrize("shift", range(4))
-def test_a_long_message_is_cut_between_characters(tmp_path, shift):
-    line, = lines_of(tmp_path, f'log.info(("x"):rep({shift}) .. ("🎉"):rep(5000))', "--log-format=json")
-    assert json.loads(line.decode("utf-8"))["message"].startswith("x" * shift + "🎉" * 1000)
-
-
-@pytest.mark.parametrize("writer", ["log.info", "print", "log.error"])
-@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
-def test_nothing_forges_a_line_in_text(tmp_path, writer, text):
-    first, *rest = lines_of(tmp_path, f"{writer}({lua_string(text.encode())})")
-    assert b"[worker 1] " in first
-    assert all(line.startswith(b"    ") for line in rest), "only indented lines may follow"
-    for line in (first, *rest):
-        assert not re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", line)
-    shown = b"".join([first, *rest]).decode()
-    for word in re.findall(r"\w+", text):
-        assert word in shown
-
-
-def test_a_handlers_lines_say_where_they_come_from(serve):
-    server = serve("""
-        app.websocket("/room/:name", function(ws)
-          log.warn("opened")
-          ws:on_text(function() print("a message") end)
-        end)""", log_format="json")
-    with server.raw("/room/5") as client:
-        client.send_frame(1, "x")
-        server.wait_log("a message")
-    by_message = {parsed["message"]: parsed for parsed in map(json.loads, server.lines)}
-    assert by_message["opened"]["level"] == "warn" and by_message["a message"]["level"] == "info"
-    for message in ("opened", "a message"):
-        parsed = by_message[message]
-        assert parsed["worker"] == 1 and parsed["route"] == "/room/:name" and isinstance(parsed["connection"], int)
