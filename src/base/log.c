@@ -102,6 +102,7 @@ static void log_as_json(struct buf *line, const char *when, const char *level, c
 
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned long log_lost; /* lines since standard error was last written; under the lock */
+static bool log_torn;          /* the last thing written was the beginning of a line; likewise */
 
 /* Whether standard error takes bytes now, or soon. A pipe that polls as writable takes PIPE_BUF bytes at
  * once. */
@@ -119,20 +120,23 @@ static bool log_put(const char *data, size_t len, int wait_ms)
 {
     for (size_t at = 0; at < len;) {
         size_t piece = len - at < PIPE_BUF ? len - at : PIPE_BUF;
-        if (!log_may_write(at == 0 ? wait_ms : LOG_PATIENCE_MS))
+        bool may = log_may_write(at == 0 ? wait_ms : LOG_PATIENCE_MS);
+        ssize_t n = may ? write(STDERR_FILENO, data + at, piece) : -1;
+        if (n < 0 && (!may || (errno != EINTR && errno != EAGAIN))) {
+            log_torn = log_torn || at > 0;
             return false;
-        ssize_t n = write(STDERR_FILENO, data + at, piece);
-        if (n < 0 && errno != EINTR && errno != EAGAIN)
-            return false;
+        }
         at += n > 0 ? (size_t)n : 0;
     }
+    log_torn = false;
     return true;
 }
 
 static void log_emit(const struct buf *line)
 {
     pthread_mutex_lock(&log_lock);
-    bool written = log_put(line->data, line->len, log_lost == 0 ? LOG_PATIENCE_MS : 0);
+    int wait_ms = log_lost == 0 ? LOG_PATIENCE_MS : 0;
+    bool written = (!log_torn || log_put("\n", 1, wait_ms)) && log_put(line->data, line->len, wait_ms);
     if (!written)
         log_lost++;
     else if (log_lost > 0) {

@@ -41,7 +41,8 @@ void mailbox_init(struct mailbox *b, struct ev_loop *loop, void *receiver)
 
 void mailbox_fini(struct mailbox *b)
 {
-    mailbox_deliver_all(b);
+    while (b->head != NULL) /* a delivery may post */
+        mailbox_deliver_all(b);
     ev_ref(b->loop);
     ev_async_stop(b->loop, &b->wake);
     pthread_mutex_destroy(&b->lock);

@@ -62,8 +62,6 @@ static void worker_on_turn(struct ev_loop *loop, ev_check *check, int revents)
 {
     (void)revents;
     struct worker *w = check->data;
-    if (list_empty(&w->ready))
-        return;
     conn_feed_ready(w);
     if (list_empty(&w->ready))
         ev_idle_stop(loop, &w->spin);

@@ -166,7 +166,7 @@ static unsigned session_on_header(void *to, const struct framer_header *h)
 
 static void session_deliver(struct session *s, bool text, const char *data, size_t len)
 {
-    if (s->state != SESSION_OPEN) /* after our Close nobody waits for messages */
+    if (!session_is_open(s)) /* after our Close nobody waits for messages */
         return;
     metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
     session_layer(s)->handler->on_message(s, text, data, len);
@@ -283,7 +283,7 @@ static size_t session_on_data(struct conn *c, uint8_t *data, size_t len)
     uint64_t end_of_turn = clock_coarse_ms() + SESSION_TURN_MS;
     s->last_heard = c->worker->wheel.now;
     s->awaiting_pong = false;
-    while (len > 0 && s->state != SESSION_ENDED) {
+    while (len > 0 && c->state == CONN_OPEN) {
         size_t used;
         unsigned fault =
             framer_read(&session_layer(s)->framers, &s->rx, data, len, &used, &session_framer_events, s);
@@ -316,6 +316,14 @@ static double session_since(const struct session *s, uint32_t tick)
     return (double)(s->conn->worker->wheel.now - tick) * WHEEL_TICK_MS / 1000;
 }
 
+/* When the peer last gave a sign of life: it sent something, or, while it is not read from because it is slow
+ * to take what it is sent, it took some. */
+static uint32_t session_last_sign(const struct session *s)
+{
+    uint32_t heard = s->last_heard, took = s->conn->last_sent;
+    return !conn_is_reading(s->conn) && (int32_t)(took - heard) > 0 ? took : heard;
+}
+
 /* Sets the deadline for whatever is due first: the next ping, or the end of patience with an idle peer. */
 static void session_schedule(struct session *s)
 {
@@ -324,29 +332,23 @@ static void session_schedule(struct session *s)
     if (config->ping_interval > 0)
         wait = config->ping_interval - session_since(s, s->last_ping);
     if (config->idle_timeout > 0) {
-        double idle = config->idle_timeout - session_since(s, s->last_heard);
+        double idle = config->idle_timeout - session_since(s, session_last_sign(s));
         wait = idle < wait ? idle : wait;
     }
     conn_set_deadline(s->conn, wait > 0 ? wait : 0);
 }
 
-/* Whether a peer that is not read from, because it is slow to take what it is sent, has taken some since the
- * last ping. */
-static bool session_is_taking(const struct session *s)
-{
-    return !conn_is_reading(s->conn) && (int32_t)(s->conn->last_sent - s->last_ping) >= 0;
-}
-
 static void session_keep_alive(struct session *s)
 {
     const struct config *config = s->conn->worker->config;
-    bool heard = session_since(s, s->last_heard) < config->idle_timeout || session_is_taking(s);
-    if (config->idle_timeout > 0 && !heard) {
+    uint32_t sign = session_last_sign(s);
+    if (config->idle_timeout > 0 && session_since(s, sign) >= config->idle_timeout) {
         session_close(s, CLOSECODE_GOING_AWAY, "idle", 4);
         return;
     }
     if (config->ping_interval > 0 && session_since(s, s->last_ping) >= config->ping_interval) {
-        if (s->awaiting_pong && !session_is_taking(s)) {
+        bool taking = !conn_is_reading(s->conn) && (int32_t)(sign - s->last_ping) >= 0;
+        if (s->awaiting_pong && !taking) {
             metrics_add(session_metrics(s), METRIC_PING_TIMEOUTS, 1);
             session_on_eof(s->conn);
             return;

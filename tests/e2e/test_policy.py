@@ -638,7 +638,7 @@ def run_checks(tmp_path_factory):
     (folder / "bytecode.lua").write_bytes(BYTECODE)
     script = folder / "main.lua"
     script.write_text(f'FOLDER = "{folder}"\n' + PRELUDE + CHECKS + REPORT, encoding="utf-8")
-    server = Server(script, folder)
+    server = Server(script, folder, handler_budget=60, load_budget=60)  # all checks are one handler's run
     try:
         reports = {}
         with server.raw("/report") as client:

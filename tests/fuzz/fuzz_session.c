@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "http/http1.h"
 #include "ws/session.h"
+#include "ws/upgrade.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -207,9 +208,7 @@ static void reference_on_close_frame(struct reference *r, const uint8_t *payload
     else {
         if (!r->closing)
             reference_send_close(r, code);
-        /* The handler gets the reason as a string. */
-        const char *reason = len > 2 ? (const char *)payload + 2 : "";
-        record_end(&r->record, code, reason, len > 2 ? strnlen(reason, len - 2) : 0);
+        record_end(&r->record, code, len > 2 ? payload + 2 : payload, len > 2 ? len - 2 : 0);
     }
 }
 
@@ -346,6 +345,7 @@ static struct http1_handler http_handler = {.on_request = on_request};
 static void world_init(void)
 {
     log_setup(LOG_ERROR, LOG_TEXT);
+    CHECK(upgrade_init() == 0);
     CHECK(config_init(&config) == 0);
     config.send_limit = 1 << 30;
     worker = worker_create(1, &config, NULL);
@@ -355,11 +355,11 @@ static void world_init(void)
     CHECK(session_worker_init(worker, &handler) == 0);
 }
 
-/* The events that are ready, and the end of their iteration. */
+/* The events that are ready, input that waits for its turn, and the end of their iteration. */
 static void run(void)
 {
-    ev_run(worker->loop, EVRUN_NOWAIT);
-    ev_run(worker->loop, EVRUN_NOWAIT);
+    for (int i = 0; i < 2 || !list_empty(&worker->ready); i++)
+        ev_run(worker->loop, EVRUN_NOWAIT);
 }
 
 static const char upgrade[] =
@@ -394,13 +394,15 @@ static void client_read(int fd, struct buf *in)
 
 /* A piece goes straight to the connection, in a block of its own, so that AddressSanitizer sees a step
  * beyond. */
-static void client_send(struct conn *c, const uint8_t *piece, size_t len)
+static size_t client_send(struct conn *c, const uint8_t *piece, size_t len)
 {
     uint8_t *data = malloc(len);
     CHECK(data != NULL);
     memcpy(data, piece, len);
-    c->ops->on_data(c, data, len);
+    size_t used = c->ops->on_data(c, data, len);
+    CHECK(used <= len && (used > 0 || c->state != CONN_OPEN));
     free(data);
+    return used;
 }
 
 static size_t piece_size(uint8_t cut, size_t left)
@@ -421,9 +423,7 @@ static void real_read(const uint8_t *stream, size_t len, struct buf *in)
             c = session->conn;
         if (c == NULL || session == NULL || c->state != CONN_OPEN || at == len)
             break;
-        size_t n = piece_size(plan->cuts[i % CUTS], len - at);
-        client_send(c, stream + at, n);
-        at += n;
+        at += client_send(c, stream + at, piece_size(plan->cuts[i % CUTS], len - at));
     }
     client_read(fd, in);
     if (plan->half_close) {
@@ -434,7 +434,7 @@ static void real_read(const uint8_t *stream, size_t len, struct buf *in)
     close(fd);
     run();
     run();
-    CHECK(worker->nconns == 0 && worker->dirty == NULL);
+    CHECK(worker->nconns == 0 && worker->dirty == NULL && !ev_is_active(&worker->spin));
     for (enum metric m = 0; m < METRIC_COUNT; m++) {
         bool of_now = m == METRIC_CONNECTIONS || m == METRIC_WEBSOCKETS || m == METRIC_FRAME_CONTEXTS ||
                       m == METRIC_REASSEMBLY_BYTES || m == METRIC_QUEUED_BYTES;

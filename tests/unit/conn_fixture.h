@@ -25,6 +25,7 @@ struct probe {
     char trace[64];
     struct buf got;
     void (*on[128])(struct probe *p);
+    size_t bite; /* the most that on_data takes at once; 0: all */
     struct probe *other;
 };
 
@@ -40,14 +41,17 @@ static inline void happened(struct probe *p, char what)
         p->on[(int)what](p);
 }
 
-static inline void on_data(struct conn *c, uint8_t *data, size_t len)
+static inline size_t on_data(struct conn *c, uint8_t *data, size_t len)
 {
     struct probe *p = conn_session(c);
     assert_int_equal(c->state, CONN_OPEN);
     assert_true(len > 0);
+    if (p->bite > 0 && len > p->bite)
+        len = p->bite;
     assert_int_equal(buf_append(&p->got, data, len), 0);
     memset(data, 0, len); /* may be changed in place */
     happened(p, 'd');
+    return len;
 }
 
 static inline void on_eof(struct conn *c)

@@ -17,6 +17,7 @@
 #include "http/http1.h"
 #include "ws/closecode.h"
 #include "ws/session.h"
+#include "ws/upgrade.h"
 
 enum { CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10, FIN = 0x80 };
 
@@ -31,6 +32,7 @@ static struct {
     unsigned closed; /* how often */
     unsigned code;
     char reason[128];
+    size_t reason_len;
 } ws;
 
 /* ---- the layer above ---- */
@@ -54,8 +56,9 @@ static inline void on_close(struct session *s, unsigned code, const char *reason
     assert_false(ws.in_callback);
     ws.closed++;
     ws.code = code;
-    assert_int_equal(strlen(reason), reason_len);
-    snprintf(ws.reason, sizeof ws.reason, "%s", reason);
+    assert_true(reason_len < sizeof ws.reason);
+    memcpy(ws.reason, reason, reason_len);
+    ws.reason_len = reason_len;
     if (ws.on_close != NULL)
         ws.on_close(s);
     ws.session = NULL;
@@ -130,6 +133,7 @@ static inline int set_up_connected(void **state)
 {
     (void)state;
     worker_set_up();
+    assert_int_equal(upgrade_init(), 0);
     worker->layer[WORKER_HTTP] = &http_handler;
     assert_int_equal(session_worker_init(worker, &handler), 0);
     memset(&ws, 0, sizeof ws);
@@ -137,12 +141,17 @@ static inline int set_up_connected(void **state)
     return 0;
 }
 
-static inline int set_up(void **state)
+static inline void upgrade_peer(void)
 {
-    set_up_connected(state);
     peer_writes(UPGRADE, strlen(UPGRADE));
     assert_peer_reads(ACCEPTED, strlen(ACCEPTED));
     assert_non_null(ws.session);
+}
+
+static inline int set_up(void **state)
+{
+    set_up_connected(state);
+    upgrade_peer();
     return 0;
 }
 
@@ -241,6 +250,7 @@ static inline void assert_closed(unsigned code, const char *reason)
     assert_int_equal(ws.closed, 1);
     assert_int_equal(ws.code, code);
     assert_string_equal(ws.reason, reason);
+    assert_int_equal(ws.reason_len, strlen(reason));
 }
 
 #endif

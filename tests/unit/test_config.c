@@ -466,6 +466,8 @@ static void environment_faults(void **state)
         {"TIDEWIRE_WORKER=2", "unknown environment variable TIDEWIRE_WORKER; did you mean TIDEWIRE_WORKERS?"},
         {"TIDEWIRE_MAXHEAD=2",
          "unknown environment variable TIDEWIRE_MAXHEAD; did you mean TIDEWIRE_MAX_HEAD?"},
+        {"TIDEWIRE_PORTS_=2", "unknown environment variable TIDEWIRE_PORTS_"},
+        {"TIDEWIRE_PORT=8080", "unknown environment variable TIDEWIRE_PORT"},
         {"TIDEWIRE_QQQQQQ=2", "unknown environment variable TIDEWIRE_QQQQQQ"},
         {"TIDEWIRE_=2", "unknown environment variable TIDEWIRE_"},
         {"TIDEWIRE_MAX_HEAD=", "TIDEWIRE_MAX_HEAD: \"\" is not a number of bytes from 512 to 65000"},

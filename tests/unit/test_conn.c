@@ -148,6 +148,134 @@ static void answers_stop_reading(void **state)
     assert_int_equal(answered, asked);
 }
 
+/* ---- input that is held ---- */
+
+static void held_input_comes_again(void **state)
+{
+    (void)state;
+    one->bite = 3;
+    peer_writes(one, "abcdefgh");
+    run();
+    peer_writes(one, "ij");
+    run();
+    assert_string_equal(one->trace, "dddd");
+    assert_int_equal(one->got.len, 10);
+    assert_memory_equal(one->got.data, "abcdefghij", 10);
+}
+
+/* What comes meanwhile is not read before what is held, nor is the end noticed before it. */
+static void held_input_comes_first(void **state)
+{
+    (void)state;
+    one->bite = 1;
+    peer_writes(one, "abcdefghij");
+    ev_run(worker->loop, EVRUN_NOWAIT);
+    peer_writes(one, "klm");
+    close_peer(one);
+    run();
+    assert_string_equal(one->trace, "dddddddddddddex");
+    assert_memory_equal(one->got.data, "abcdefghijklm", 13);
+}
+
+static void the_others_get_their_turn(void **state)
+{
+    (void)state;
+    open_probe(two);
+    one->bite = 1;
+    peer_writes(one, "0123456789");
+    ev_run(worker->loop, EVRUN_NOWAIT);
+    peer_writes(two, "quick");
+    ev_run(worker->loop, EVRUN_NOWAIT);
+    ev_run(worker->loop, EVRUN_NOWAIT);
+    assert_string_equal(two->trace, "d");
+    assert_true(one->got.len < 10);
+    run();
+    assert_memory_equal(one->got.data, "0123456789", 10);
+}
+
+static void answers_while_input_is_held(void **state)
+{
+    (void)state;
+    one->bite = 2;
+    one->on['d'] = do_answer;
+    peer_writes(one, "abcdef");
+    run();
+    assert_peer_reads(one, "abcdef");
+}
+
+/* The queue is full when held input is due; it is dealt with all the same, and then nothing is read. */
+static void held_input_and_a_full_queue(void **state)
+{
+    (void)state;
+    one->bite = 1;
+    peer_writes(one, "abc");
+    ev_run(worker->loop, EVRUN_NOWAIT);
+    assert_non_null(one->c->held);
+    send_pattern(one->c, BIG);
+    run();
+    assert_int_equal(one->got.len, 3);
+    assert_false(conn_is_reading(one->c));
+    peer_writes(one, "d");
+    run();
+    assert_int_equal(one->got.len, 3);
+    peer_reads_the_rest(one, 0);
+    assert_true(conn_is_reading(one->c));
+    assert_memory_equal(one->got.data, "abcd", 4);
+}
+
+/* Whoever ends the connection, what it holds goes with it. */
+static void ends_while_input_is_held(void **state)
+{
+    (void)state;
+    static const char *const traces[] = {"dx", "dx", "d", "dtx", "dlx"};
+    for (int how = 0; how < 5; how++) {
+        one->bite = 1;
+        peer_writes(one, "abcdefghijklmnopqrstuvwxyz");
+        while (!ev_is_active(&worker->spin))
+            ev_run(worker->loop, EVRUN_NOWAIT);
+        assert_non_null(one->c->held);
+        memset(one->trace + 1, 0, sizeof one->trace - 1);
+        one->on['d'] = how == 0 ? do_close : how == 2 ? do_finish : NULL;
+        one->on['t'] = one->on['l'] = do_close;
+        if (how == 0 || how == 2)
+            one->trace[0] = '\0';
+        if (how == 1)
+            conn_close(one->c);
+        if (how == 3)
+            conn_set_deadline(one->c, 0), wheel_advance(&worker->wheel, conn_on_deadline, worker);
+        if (how == 4)
+            conn_later(one->c);
+        run();
+        assert_string_equal(one->trace, traces[how]);
+        close_peer(one);
+        run();
+        assert_null(one->c);
+        assert_true(list_empty(&worker->ready));
+        assert_false(ev_is_active(&worker->spin));
+        buf_fini(&one->got);
+        open_probe(one);
+    }
+}
+
+static void closes_another_that_holds_input(void **state)
+{
+    (void)state;
+    open_probe(two);
+    one->bite = two->bite = 1;
+    peer_writes(one, "abcdefghij");
+    peer_writes(two, "abcdefghij");
+    ev_run(worker->loop, EVRUN_NOWAIT);
+    assert_non_null(one->c->held);
+    assert_non_null(two->c->held);
+    for (size_t i = 0; i < 2; i++) {
+        probes[i].other = &probes[1 - i];
+        probes[i].on['d'] = do_close_other;
+    }
+    run();
+    assert_int_equal((one->c == NULL) + (two->c == NULL), 1);
+    assert_int_equal(one->c != NULL ? one->got.len : two->got.len, 10);
+}
+
 /* ---- ending politely ---- */
 
 static void finish_lingers_until_the_peer_ends(void **state)
@@ -533,6 +661,13 @@ int main(void)
                                        TEST(big_write_resumes),
                                        TEST(does_not_read_while_much_waits),
                                        TEST(answers_stop_reading),
+                                       TEST(held_input_comes_again),
+                                       TEST(held_input_comes_first),
+                                       TEST(the_others_get_their_turn),
+                                       TEST(answers_while_input_is_held),
+                                       TEST(held_input_and_a_full_queue),
+                                       TEST(ends_while_input_is_held),
+                                       TEST(closes_another_that_holds_input),
                                        TEST(finish_lingers_until_the_peer_ends),
                                        TEST(lingers_until_the_deadline),
                                        TEST(finish_waits_for_a_full_queue),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * The log as it comes out of file descriptor 2: one write a line, two forms, nothing that forges a line. */
+ * The log as it comes out of file descriptor 2: as few writes as can be, two forms, nothing that forges a
+ * line. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -9,6 +10,8 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <regex.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +32,8 @@ static int set_up(void **state)
         return -1;
     reader = fds[0];
     writer = fds[1];
+    int room = 1 << 20;
+    setsockopt(writer, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     real_stderr = dup(STDERR_FILENO);
     log_setup(LOG_INFO, LOG_TEXT);
     return 0;
@@ -48,16 +53,18 @@ static void capture(void)
     dup2(writer, STDERR_FILENO);
 }
 
-/* The next write since capture(), without the time, which must look like one; "" when there was none. */
+/* What was written since capture(), without the time, which must look like one. */
 static const char *written(void)
 {
     static const char stamp[] = "2000-00-00T00:00:00.000Z";
     dup2(real_stderr, STDERR_FILENO);
-    ssize_t n = recv(reader, line, sizeof line - 1, MSG_DONTWAIT);
-    line[n > 0 ? n : 0] = '\0';
-    if (n <= 0)
+    size_t len = 0;
+    for (ssize_t n; (n = recv(reader, line + len, sizeof line - 1 - len, MSG_DONTWAIT)) > 0; len += (size_t)n)
+        assert_int_equal(len % PIPE_BUF, 0); /* no more writes than are needed */
+    line[len] = '\0';
+    if (len == 0)
         return line;
-    assert_int_equal(strlen(line), n); /* a NUL would hide the rest */
+    assert_int_equal(strlen(line), len); /* a NUL would hide the rest */
     char *at = line[0] == '{' ? line + strlen("{\"time\":\"") : line;
     regex_t time;
     assert_int_equal(regcomp(&time,
@@ -91,6 +98,107 @@ static void text_cannot_be_forged(void **state)
     log_info("one\ntwo\r\n\x1b[2Jthree\x7f\n2024-01-01T00:00:00.000Z info  forged");
     assert_string_equal(written(), " info  one\n    two\\x0d\n    \\x1b[2Jthree\\x7f\n"
                                    "    2024-01-01T00:00:00.000Z info  forged\n");
+}
+
+/* U+0080 to U+009F are control characters too; of what is not UTF-8 nobody knows. */
+static void beyond_ascii(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes, *text, *json;
+    } cases[] = {
+        {"\xc2\x9b\xc2\x80\xc2\xa0", "\\x9b\\x80\xc2\xa0", "\\u009b\\u0080\xc2\xa0"},
+        {"\xe2\x82\xac\xf0\x9f\x98\x80", "\xe2\x82\xac\xf0\x9f\x98\x80", "\xe2\x82\xac\xf0\x9f\x98\x80"},
+        {"a\xff", "a\\xff", "a\\u00ff"},
+        {"\xe2\x82", "\\xe2\\x82", "\\u00e2\\u0082"},
+        {"\xc2", "\\xc2", "\\u00c2"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char want[256];
+        log_setup(LOG_INFO, LOG_TEXT);
+        capture();
+        log_info("%s", cases[i].bytes);
+        snprintf(want, sizeof want, " info  %s\n", cases[i].text);
+        assert_string_equal(written(), want);
+        log_setup(LOG_INFO, LOG_JSON);
+        capture();
+        log_info("%s", cases[i].bytes);
+        snprintf(want, sizeof want, "{\"time\":\"\",\"level\":\"info\",\"message\":\"%s\"}\n", cases[i].json);
+        assert_string_equal(written(), want);
+    }
+}
+
+static void any_bytes(void **state)
+{
+    (void)state;
+    capture();
+    log_text(LOG_INFO, NULL, "a\0b", 3);
+    assert_string_equal(written(), " info  a\\x00b\n");
+    capture();
+    log_text(LOG_WARN, &(struct log_context){.worker = 1}, "abc", 0);
+    assert_string_equal(written(), " warn  [worker 1] \n");
+    capture();
+    log_text(LOG_DEBUG, NULL, "hidden", 6);
+    assert_string_equal(written(), "");
+}
+
+/* A pipe that nobody reads costs a little patience once; when it is read again, what was lost is said. */
+static void nobody_reads(void **state)
+{
+    (void)state;
+    int fds[2];
+    char byte = '.', got[512];
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
+    assert_int_equal(fcntl(fds[1], F_SETFL, O_NONBLOCK), 0);
+    while (write(fds[1], &byte, 1) == 1)
+        ;
+    assert_int_equal(fcntl(fds[1], F_SETFL, 0), 0);
+    dup2(fds[1], STDERR_FILENO);
+    for (int i = 0; i < 100; i++)
+        log_info("lost");
+    while (read(fds[0], got, sizeof got) > 0)
+        ;
+    log_info("seen");
+    dup2(real_stderr, STDERR_FILENO);
+    ssize_t n = read(fds[0], got, sizeof got - 1);
+    assert_true(n > 0);
+    got[n] = '\0';
+    assert_null(strstr(got, "lost\n"));
+    assert_non_null(strstr(got, " info  seen\n"));
+    assert_non_null(strstr(got, "(100 lines before this one were lost: nobody read them)\n"));
+    close(fds[0]);
+    close(fds[1]);
+}
+
+/* A line that was cut by a reader's pause must not swallow the beginning of the next. */
+static void cut_lines_end(void **state)
+{
+    (void)state;
+    int fds[2];
+    char fill[PIPE_BUF], got[4 * PIPE_BUF];
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
+    assert_int_equal(fcntl(fds[1], F_SETPIPE_SZ, 2 * PIPE_BUF), 2 * PIPE_BUF);
+    memset(fill, '.', sizeof fill);
+    fill[sizeof fill - 1] = '\n';
+    assert_int_equal(write(fds[1], fill, sizeof fill), sizeof fill);
+    dup2(fds[1], STDERR_FILENO);
+    log_info("%0*d", 2 * PIPE_BUF - 1000, 0);
+    dup2(real_stderr, STDERR_FILENO);
+    ssize_t n = read(fds[0], got, sizeof got);
+    assert_int_equal(n, 2 * PIPE_BUF);
+    assert_int_equal(got[n - 1], '0');
+    dup2(fds[1], STDERR_FILENO);
+    log_info("next");
+    dup2(real_stderr, STDERR_FILENO);
+    n = read(fds[0], got, sizeof got - 1);
+    close(fds[0]);
+    close(fds[1]);
+    assert_true(n > 0);
+    got[n] = '\0';
+    assert_int_equal(got[0], '\n');
+    assert_non_null(strstr(got, " info  next\n"));
 }
 
 static void text_with_context(void **state)
@@ -209,6 +317,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(text),
         TEST(text_cannot_be_forged),
+        TEST(beyond_ascii),
+        TEST(any_bytes),
+        TEST(nobody_reads),
+        TEST(cut_lines_end),
         TEST(text_with_context),
         TEST(json),
         TEST(json_with_context),

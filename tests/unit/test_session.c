@@ -405,33 +405,108 @@ static void answered_pings_keep_it_open(void **state)
     assert_open();
 }
 
-static void idle_peer(void **state)
-{
-    (void)state;
-    config.ping_interval = 0;
-    config.idle_timeout = 20;
-    wait_for(1); /* the deadline that the defaults set is still far */
-    peer_sends(FIN | TEXT, "x");
-    wait_for(3600);
-    assert_closed(CLOSECODE_ABNORMAL, "");
-}
-
 static void idle_peer_is_told(void **state)
 {
     (void)state;
     config.idle_timeout = 20;
-    config.ping_interval = 15;
-    wait_for(30); /* the first ping, which was due with the defaults */
+    config.ping_interval = 0;
+    upgrade_peer();
+    wait_for(15);
+    peer_sends(FIN | PONG, "");
+    wait_for(15);
+    assert_open();
+    wait_for(5);
     assert_gets_close(1001, "idle");
     assert_int_equal(ws.closed, 0);
     peer_sends(FIN | CLOSE, "\x03\xe9");
     assert_closed(1001, "");
 }
 
+static void idle_peer_is_pinged_before(void **state)
+{
+    (void)state;
+    config.idle_timeout = 20;
+    config.ping_interval = 15;
+    upgrade_peer();
+    wait_for(15);
+    assert_gets(PING, "");
+    wait_for(5);
+    assert_gets_close(1001, "idle");
+    wait_for(config.close_timeout);
+    assert_closed(CLOSECODE_ABNORMAL, "");
+}
+
+/* ---- a peer that takes what it is sent, but slowly, so that it is not read from ---- */
+
+static void fill_queue(void)
+{
+    config.send_limit = 1 << 30;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(session_send(ws.session, false, payload, sizeof payload), SESSION_SENT);
+    run();
+    assert_false(conn_is_reading(ws.session->conn));
+}
+
+/* What the kernel has, so that it takes more. */
+static void peer_takes_some(void)
+{
+    char some[15000];
+    while (recv(ws.peer, some, sizeof some, MSG_DONTWAIT) > 0)
+        ;
+    run();
+    assert_false(conn_is_reading(ws.session->conn));
+}
+
+static void slow_peer_is_not_silent(void **state)
+{
+    (void)state;
+    config.idle_timeout = 0;
+    fill_queue();
+    for (int i = 0; i < 15; i++) {
+        tick(ticks_of(config.ping_interval) / 2);
+        peer_takes_some();
+        assert_open();
+    }
+}
+
+static void slow_peer_that_stops_is_cut(void **state)
+{
+    (void)state;
+    fill_queue();
+    wait_for(4 * config.ping_interval);
+    assert_closed(CLOSECODE_ABNORMAL, "");
+}
+
+static void slow_peer_is_not_idle(void **state)
+{
+    (void)state;
+    config.idle_timeout = 20;
+    config.ping_interval = 0;
+    upgrade_peer();
+    fill_queue();
+    for (int i = 0; i < 15; i++) {
+        tick(ticks_of(config.idle_timeout) / 2);
+        peer_takes_some();
+        assert_open();
+    }
+}
+
+static void slow_peer_that_stops_is_idle(void **state)
+{
+    (void)state;
+    config.idle_timeout = 20;
+    config.ping_interval = 0;
+    upgrade_peer();
+    fill_queue();
+    wait_for(2 * config.idle_timeout + config.close_timeout);
+    assert_closed(CLOSECODE_ABNORMAL, "");
+}
+
 static void everything_off(void **state)
 {
     (void)state;
     config.ping_interval = config.idle_timeout = 0;
+    upgrade_peer();
     wait_for(10000);
     assert_peer_reads("", 0);
     assert_open();
@@ -439,31 +514,35 @@ static void everything_off(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(frames_behind_the_head, set_up_connected, tear_down),
-        TEST(counted),
-        TEST(text_and_binary),
-        TEST(lengths),
-        TEST(a_byte_at_a_time),
-        TEST(fragments_around_a_ping),
-        TEST(unasked_pong),
-        TEST(sends_text_and_binary),
-        TEST(answers_in_order),
-        TEST(faults),
-        TEST(not_masked),
-        TEST(fault_after_our_close),
-        TEST(too_big_is_known_early),
-        TEST(just_not_too_big),
-        TEST(bad_text_is_known_early),
-        TEST(slow_consumer),
-        TEST(slow_consumer_never_wakes),
-        TEST(limit_counts_what_the_kernel_refused),
-        TEST(peer_is_gone_when_the_queue_is_full),
-        TEST(pings_a_silent_peer_then_cuts),
-        TEST(answered_pings_keep_it_open),
-        TEST(idle_peer),
-        TEST(idle_peer_is_told),
-        TEST(everything_off)};
+#define TEST(name)      cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CONNECTED(name) cmocka_unit_test_setup_teardown(name, set_up_connected, tear_down)
+    const struct CMUnitTest tests[] = {CONNECTED(frames_behind_the_head),
+                                       TEST(counted),
+                                       TEST(text_and_binary),
+                                       TEST(lengths),
+                                       TEST(a_byte_at_a_time),
+                                       TEST(fragments_around_a_ping),
+                                       TEST(unasked_pong),
+                                       TEST(sends_text_and_binary),
+                                       TEST(answers_in_order),
+                                       TEST(faults),
+                                       TEST(not_masked),
+                                       TEST(fault_after_our_close),
+                                       TEST(too_big_is_known_early),
+                                       TEST(just_not_too_big),
+                                       TEST(bad_text_is_known_early),
+                                       TEST(slow_consumer),
+                                       TEST(slow_consumer_never_wakes),
+                                       TEST(limit_counts_what_the_kernel_refused),
+                                       TEST(peer_is_gone_when_the_queue_is_full),
+                                       TEST(pings_a_silent_peer_then_cuts),
+                                       TEST(answered_pings_keep_it_open),
+                                       CONNECTED(idle_peer_is_told),
+                                       CONNECTED(idle_peer_is_pinged_before),
+                                       TEST(slow_peer_is_not_silent),
+                                       TEST(slow_peer_that_stops_is_cut),
+                                       CONNECTED(slow_peer_is_not_idle),
+                                       CONNECTED(slow_peer_that_stops_is_idle),
+                                       CONNECTED(everything_off)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

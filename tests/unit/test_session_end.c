@@ -43,6 +43,17 @@ static void peer_closes_in_pieces(void **state)
     buf_fini(&out);
 }
 
+static void peer_closes_with_a_nul(void **state)
+{
+    (void)state;
+    peer_writes("\x88\x85\0\0\0\0\x03\xe8"
+                "a\0b",
+                11);
+    assert_int_equal(ws.code, 1000);
+    assert_int_equal(ws.reason_len, 3);
+    assert_memory_equal(ws.reason, "a\0b", 3);
+}
+
 static void nothing_counts_after_the_peers_close(void **state)
 {
     (void)state;
@@ -413,6 +424,7 @@ int main(void)
                                        TEST(peer_closes_without_reason),
                                        TEST(peer_closes_without_code),
                                        TEST(peer_closes_in_pieces),
+                                       TEST(peer_closes_with_a_nul),
                                        TEST(nothing_counts_after_the_peers_close),
                                        TEST(peer_vanishes),
                                        TEST(peer_vanishes_inside),

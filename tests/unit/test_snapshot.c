@@ -178,6 +178,28 @@ static void size_limit(void **state)
     assert_int_equal(unlink(path("too long")), 0);
 }
 
+static void total_limit(void **state)
+{
+    (void)state;
+    struct snapshot_file f;
+    char name[32];
+    for (unsigned i = 0; i <= SNAPSHOT_TOTAL / SNAPSHOT_FILE_MAX; i++) {
+        snprintf(name, sizeof name, "large %u", i);
+        int fd = open(path(name), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        assert_int_equal(ftruncate(fd, SNAPSHOT_FILE_MAX), 0);
+        close(fd);
+        int rc = snapshot_read(snapshot, path(name), &f);
+        assert_int_equal(unlink(path(name)), 0);
+        assert_int_equal(rc, i < SNAPSHOT_TOTAL / SNAPSHOT_FILE_MAX ? 0 : -1);
+    }
+    assert_non_null(strstr(f.why, "64 MiB"));
+    assert_int_equal(snapshot_read(snapshot, path("large 0"), &f), 0);
+    assert_int_equal(f.len, SNAPSHOT_FILE_MAX);
+    put("empty", "");
+    assert_reads("empty", "");
+    assert_int_equal(unlink(path("empty")), 0);
+}
+
 static void bytes_as_they_are(void **state)
 {
     (void)state;
@@ -275,6 +297,7 @@ int main(void)
         TEST(what_is_no_file),
         TEST(links),
         TEST(size_limit),
+        TEST(total_limit),
         TEST(bytes_as_they_are),
         TEST(number_of_files),
         TEST(data_lives_as_long_as_a_reference),

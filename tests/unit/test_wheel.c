@@ -51,16 +51,13 @@ static void assert_fires_after(uint32_t start, double seconds)
     w.now = start;
     probe_init(&p);
     wheel_set(&w, &p.item, seconds);
-    assert_true(wheel_left(&w, &p.item) >= seconds);
     uint32_t ticks = 0;
     while (p.fired == 0) {
-        assert_true(wheel_left(&w, &p.item) <= seconds + 2 * WHEEL_TICK_MS / 1000.0);
         advance(&w, 1);
         ticks++;
         assert_true((ticks - 2.001) * WHEEL_TICK_MS <= seconds * 1000);
     }
     assert_true((ticks - 1 + 0.001) * WHEEL_TICK_MS >= seconds * 1000);
-    assert_true(wheel_left(&w, &p.item) == 0);
     advance(&w, 2 * WHEEL_SLOTS);
     assert_int_equal(p.fired, 1);
 }
@@ -106,7 +103,6 @@ static void far_away_is_not_over(void **state)
         wheel_set(&w, &p.item, seconds[i]);
         advance(&w, 3 * WHEEL_SLOTS);
         assert_int_equal(p.fired, 0);
-        assert_true(wheel_left(&w, &p.item) > 9e6);
         wheel_remove(&p.item);
     }
 }
@@ -142,11 +138,9 @@ static void removes(void **state)
     wheel_init(&w);
     probe_init(&p);
     wheel_remove(&p.item); /* not set yet */
-    assert_true(wheel_left(&w, &p.item) == 0);
     wheel_set(&w, &p.item, 0.1);
     wheel_remove(&p.item);
     wheel_remove(&p.item);
-    assert_true(wheel_left(&w, &p.item) == 0);
     advance(&w, 2 * WHEEL_SLOTS);
     assert_int_equal(p.fired, 0);
 }

@@ -10,7 +10,6 @@ static void stop_takes_leave_of_the_open_ones(void **state)
     one->on['s'] = do_say_goodbye;
     conn_finish(two->c, 5);
     worker_stop(worker);
-    worker_stop(worker);
     run();
     assert_string_equal(one->trace, "s");
     assert_string_equal(two->trace, "");
@@ -77,12 +76,11 @@ static void on_exit_hook(struct worker *w)
 
 static const struct worker_hooks hooks = {.on_start = on_start, .on_exit = on_exit_hook};
 
-static void deliver_stop(struct mail *m, void *receiver)
+static void deliver_note(struct mail *m, void *receiver)
 {
     (void)m;
     assert_ptr_equal(receiver, worker);
     seen.deliveries++;
-    worker_stop(receiver);
 }
 
 static void deliver_finished(struct mail *m, void *receiver)
@@ -98,7 +96,7 @@ static void thread_from_start_to_finish(void **state)
     (void)state;
     struct ev_loop *loop = ev_loop_new(EVFLAG_AUTO);
     struct mailbox box;
-    struct mail finished = {.deliver = deliver_finished}, stop = {.deliver = deliver_stop};
+    struct mail finished = {.deliver = deliver_finished}, note = {.deliver = deliver_note};
     memset(&seen, 0, sizeof seen);
     test_thread = pthread_self();
     mailbox_init(&box, loop, NULL);
@@ -106,7 +104,8 @@ static void thread_from_start_to_finish(void **state)
     conn_close(one->c);
     run();
     assert_int_equal(worker_start(worker, &box, &finished), 0);
-    worker_post(worker, &stop);
+    worker_post(worker, &note);
+    worker_stop(worker);
     ev_ref(loop); /* so that ONCE waits */
     while (!seen.finished)
         ev_run(loop, EVRUN_ONCE);

@@ -31,6 +31,9 @@ static inline void worker_set_up(void)
 static inline void worker_tear_down(void)
 {
     assert_int_equal(worker->nconns, 0);
+    assert_null(worker->dirty);
+    assert_true(list_empty(&worker->ready));
+    assert_false(ev_is_active(&worker->spin)); /* the loop rests */
     assert_int_equal(worker_total_conns(), 0);
     assert_int_equal(metrics_sum(METRIC_CONNECTIONS), 0);
     assert_int_equal(metrics_sum(METRIC_QUEUED_BYTES), 0);
@@ -38,10 +41,11 @@ static inline void worker_tear_down(void)
     config_fini(&config);
 }
 
-/* Everything that is ready, and what comes of it: a socket pair has no delay. */
+/* Everything that is ready, input that waits for its turn, and what comes of it: a socket pair has no delay.
+ */
 static inline void run(void)
 {
-    for (int i = 0; i < 4; i++)
+    for (int quiet = 0; quiet < 4; quiet = list_empty(&worker->ready) ? quiet + 1 : 0)
         ev_run(worker->loop, EVRUN_NOWAIT);
 }
 
