@@ -3,7 +3,6 @@
 #include "base/config.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,9 +132,8 @@ const char *config_nearest(const char *name)
 static double config_parse_size(const char *value)
 {
     char *end;
-    errno = 0;
     double n = strtod(value, &end);
-    if (end == value || errno != 0 || !isfinite(n))
+    if (end == value || !isfinite(n))
         return -1;
     static const char units[] = "kmg";
     const char *unit = *end != '\0' ? strchr(units, tolower((unsigned char)*end)) : NULL;
@@ -154,9 +152,8 @@ static double config_parse_size(const char *value)
 static double config_parse_seconds(const char *value)
 {
     char *end;
-    errno = 0;
     double n = strtod(value, &end);
-    if (end == value || errno != 0 || !isfinite(n))
+    if (end == value || !isfinite(n))
         return -1;
     if (strcmp(end, "ms") == 0)
         return n / 1000;

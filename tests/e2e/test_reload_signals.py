@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -174,7 +175,8 @@ def test_old_code_is_freed_when_its_last_connection_is_gone(serve):
             assert server.reload(version("v", blob))
     server.wait_metric("tidewire_websockets", 0)
     for _ in range(100):  # the reaper works on its own
-        resident, = re.findall(r"^VmRSS:\s+(\d+) kB", open(f"/proc/{server.pid}/status", encoding="ascii").read(), re.M)
+        status = Path(f"/proc/{server.pid}/status").read_text(encoding="ascii")
+        resident, = re.findall(r"^VmRSS:\s+(\d+) kB", status, re.M)
         if int(resident) < 600 * 1024:
             return
         settled(server)
@@ -319,6 +321,7 @@ def test_messages_on_their_way_are_answered_before_the_goodbye(serve):
             assert got[1].decode() == f"{answers}"
             answers += 1
         assert got == (CLOSE, close_payload(1001, b"server is stopping"))
+    assert server.stop(None) == 0
 
 
 def test_nothing_is_accepted_while_stopping(serve):
@@ -381,6 +384,26 @@ def test_a_second_signal_leaves_at_once(serve, first, second):
         server.send_signal(second)
         assert server.stop(None) == 0
     assert f"{second.name} again: leaving at once" in server.log
+
+
+def threads(server):
+    """The names of its threads; none once it has ended."""
+    try:
+        return {path.read_text(encoding="ascii").strip() for path in Path(f"/proc/{server.pid}/task").glob("*/comm")}
+    except OSError:  # one of them ended in the meantime
+        return threads(server)
+
+
+def test_a_second_signal_while_memory_is_freed_leaves_with_0_too(serve, tmp_path):
+    pid_file = tmp_path / "pid"
+    server = serve("HEAP = {} for i = 1, 1000000 do HEAP[i] = {} end" + version("one"), pid_file=pid_file)
+    while "tidewire/1" not in threads(server):  # it gets its name when it runs
+        pass
+    server.send_signal(signal.SIGTERM)
+    while "tidewire/1" in threads(server):
+        pass
+    assert server.stop(signal.SIGTERM) == 0
+    assert not pid_file.exists() and not server.control_path.exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
