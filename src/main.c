@@ -376,15 +376,29 @@ static int start(struct server *s, struct err *e)
     return 0;
 }
 
+static volatile sig_atomic_t final_exit_code;
+
+static void on_late_signal(int number)
+{
+    (void)number;
+    _exit((int)final_exit_code);
+}
+
 /* Undoes start and start_workers, in reverse; each step bears that its counterpart never ran. */
 static void finish(struct server *s)
 {
-    if (s->loop != NULL) { /* from here on a signal has its default effect */
+    s->stopping = true;
+    remove_files(s);
+    final_exit_code = s->exit_code;
+    if (s->loop !=
+        NULL) { /* the loop that answered signals runs no more; what is left is giving memory back */
         ev_signal_stop(s->loop, &s->on_hup);
         ev_signal_stop(s->loop, &s->on_term);
         ev_signal_stop(s->loop, &s->on_int);
+        signal(SIGHUP, SIG_IGN);
+        signal(SIGTERM, on_late_signal);
+        signal(SIGINT, on_late_signal);
     }
-    s->stopping = true;
     if (s->reload != NULL && !reload_destroy(s->reload)) {
         log_error("the script that is loading cannot be stopped: leaving without it");
         leave_at_once(s, s->exit_code);
@@ -401,7 +415,6 @@ static void finish(struct server *s)
         watchdog_stop(&s->watchdog, s->loop);
     if (s->reaper != NULL)
         reaper_destroy(s->reaper);
-    remove_files(s);
     if (s->loop != NULL) {
         mailbox_fini(&s->mailbox);
         ev_loop_destroy(s->loop);

@@ -255,7 +255,7 @@ static void check_upgrade(const struct head *h)
         return;
     char accept[UPGRADE_ACCEPT_LEN + 1];
     CHECK(h->method == HTTP_GET && h->minor == 1 && (h->flags & HEAD_UPGRADE));
-    upgrade_accept(h, accept);
+    CHECK(upgrade_init() == 0 && upgrade_accept(h, accept) == 0);
     CHECK(strlen(accept) == UPGRADE_ACCEPT_LEN && accept[UPGRADE_ACCEPT_LEN - 1] == '=');
 }
 

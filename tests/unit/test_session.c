@@ -88,12 +88,13 @@ static void a_byte_at_a_time(void **state)
     put_frame(&out, FIN | PING, "ping", 4);
     put_frame(&out, TEXT, "\xe2\x82", 2);
     put_frame(&out, FIN | PING, "pong", 4);
+    put_frame(&out, FIN | PING, "pang", 4);
     put_frame(&out, CONTINUATION, "", 0);
     put_frame(&out, FIN | CONTINUATION, "\xac", 1);
     for (size_t i = 0; i < out.len; i++)
         peer_writes(out.data + i, 1);
     assert_heard("t:caf\xc3\xa9\nt:\xe2\x82\xac\n");
-    assert_peer_reads("\x8a\4ping\x8a\4pong", 12);
+    assert_peer_reads("\x8a\4ping\x8a\4pong\x8a\4pang", 18);
     assert_open();
     buf_fini(&out);
 }
