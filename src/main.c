@@ -384,21 +384,33 @@ static void on_late_signal(int number)
     _exit((int)final_exit_code);
 }
 
+/* The loop that answered signals runs no more; what is left to do is giving memory back. */
+static void take_signals_back(struct server *s)
+{
+    sigset_t set, before;
+    if (s->loop == NULL)
+        return;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, &before);
+    ev_signal_stop(s->loop, &s->on_hup); /* each sets the signal's default action */
+    ev_signal_stop(s->loop, &s->on_term);
+    ev_signal_stop(s->loop, &s->on_int);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGTERM, on_late_signal);
+    signal(SIGINT, on_late_signal);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 /* Undoes start and start_workers, in reverse; each step bears that its counterpart never ran. */
 static void finish(struct server *s)
 {
     s->stopping = true;
     remove_files(s);
     final_exit_code = s->exit_code;
-    if (s->loop !=
-        NULL) { /* the loop that answered signals runs no more; what is left is giving memory back */
-        ev_signal_stop(s->loop, &s->on_hup);
-        ev_signal_stop(s->loop, &s->on_term);
-        ev_signal_stop(s->loop, &s->on_int);
-        signal(SIGHUP, SIG_IGN);
-        signal(SIGTERM, on_late_signal);
-        signal(SIGINT, on_late_signal);
-    }
+    take_signals_back(s);
     if (s->reload != NULL && !reload_destroy(s->reload)) {
         log_error("the script that is loading cannot be stopped: leaving without it");
         leave_at_once(s, s->exit_code);
