@@ -267,12 +267,15 @@ int config_set(struct config *c, const struct config_key *key, const char *what,
 
 #define ENV_PREFIX "TIDEWIRE_"
 
-/* A Kubernetes service called tidewire makes TIDEWIRE_SERVICE_HOST, TIDEWIRE_PORT=tcp://...,
- * TIDEWIRE_PORT_8080_TCP and the like. */
+/* Kubernetes makes variables of services: of one called tidewire TIDEWIRE_SERVICE_HOST,
+ * TIDEWIRE_PORT=tcp://... and TIDEWIRE_PORT_8080_TCP, of one called tidewire-chat TIDEWIRE_CHAT_SERVICE_HOST
+ * and so on. */
 static bool config_from_kubernetes(const char *name, const char *value)
 {
-    return strncmp(name, "SERVICE_", 8) == 0 || strncmp(name, "PORT_", 5) == 0 ||
-           (strcmp(name, "PORT") == 0 && strstr(value, "://") != NULL);
+    const char *port = strstr(name, "PORT");
+    return strstr(name, "SERVICE_HOST") != NULL || strstr(name, "SERVICE_PORT") != NULL ||
+           (port != NULL && port[4] == '_' && isdigit((unsigned char)port[5])) ||
+           (port != NULL && port[4] == '\0' && strstr(value, "://") != NULL);
 }
 
 int config_set_env(struct config *c, char **environment, struct err *e)

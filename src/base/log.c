@@ -132,21 +132,39 @@ static bool log_put(const char *data, size_t len, int wait_ms)
     return true;
 }
 
-static void log_emit(const struct buf *line)
+static void log_format_line(struct buf *line, enum log_level level, const struct log_context *ctx,
+                            const char *text, size_t len)
+{
+    char when[40];
+    log_time(when, sizeof when);
+    if (atomic_load_explicit(&log_as, memory_order_relaxed) == LOG_JSON)
+        log_as_json(line, when, log_names[level], ctx, text, len);
+    else
+        log_as_text(line, when, log_names[level], ctx, text, len);
+}
+
+/* Puts "N lines were lost" before `line`, when some were. */
+static void log_note_loss(struct buf *line)
+{
+    char text[80];
+    struct buf both = BUF_INIT;
+    int n = snprintf(text, sizeof text, "%lu log lines were lost: nobody read standard error", log_lost);
+    log_format_line(&both, LOG_WARN, NULL, text, (size_t)n);
+    buf_append(&both, line->data, line->len);
+    buf_fini(line);
+    *line = both;
+}
+
+static void log_emit(struct buf *line)
 {
     pthread_mutex_lock(&log_lock);
     int wait_ms = log_lost == 0 ? LOG_PATIENCE_MS : 0;
-    bool written = (!log_torn || log_put("\n", 1, wait_ms)) && log_put(line->data, line->len, wait_ms);
-    if (!written)
-        log_lost++;
-    else if (log_lost > 0) {
-        char note[80];
-        int n = snprintf(note, sizeof note, "(%lu lines before this one were lost: nobody read them)\n",
-                         log_lost);
+    if (log_lost > 0)
+        log_note_loss(line);
+    if ((!log_torn || log_put("\n", 1, wait_ms)) && log_put(line->data, line->len, wait_ms))
         log_lost = 0;
-        if (atomic_load_explicit(&log_as, memory_order_relaxed) == LOG_TEXT)
-            log_put(note, (size_t)n, 0);
-    }
+    else
+        log_lost++;
     pthread_mutex_unlock(&log_lock);
 }
 
@@ -155,13 +173,8 @@ void log_text(enum log_level level, const struct log_context *ctx, const char *t
     if (!log_enabled(level))
         return;
     int keep_errno = errno;
-    char when[40];
     struct buf line = BUF_INIT;
-    log_time(when, sizeof when);
-    if (atomic_load_explicit(&log_as, memory_order_relaxed) == LOG_JSON)
-        log_as_json(&line, when, log_names[level], ctx, text, len);
-    else
-        log_as_text(&line, when, log_names[level], ctx, text, len);
+    log_format_line(&line, level, ctx, text, len);
     log_emit(&line);
     buf_fini(&line);
     errno = keep_errno;

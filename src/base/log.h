@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * The log: one line (or, in text form, one line and its indented continuation) per event on standard error,
- * written with a single write(2) so that threads never mix. Any thread. */
+ * written whole, so that threads never mix. Any thread. */
 #ifndef TIDEWIRE_BASE_LOG_H
 #define TIDEWIRE_BASE_LOG_H
 

@@ -54,7 +54,7 @@ static int bind_ws_fail(lua_State *L, const char *why)
 
 /* ---- handlers ---- */
 
-static int bind_ws_set_handler(lua_State *L, enum bind_ws_slot slot)
+static int bind_ws_set_handler(lua_State *L, int slot)
 {
     bind_ws_check(L);
     if (!lua_isnil(L, 2))
@@ -286,7 +286,7 @@ int bind_ws_on_open(lua_State *L)
 }
 
 /* Pushes the handler in `slot` and the ws; false when there is no handler. */
-static bool bind_ws_push_handler(lua_State *L, const struct session *s, enum bind_ws_slot slot)
+static bool bind_ws_push_handler(lua_State *L, const struct session *s, int slot)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->owner_ref);
     if (lua_getiuservalue(L, -1, slot) == LUA_TNIL)
