@@ -304,7 +304,6 @@ LOOPS = {
     "pcall of pcall": """
         local function f(depth) while true do if depth < 100 then pcall(f, depth + 1) end end end
         f(0)""",
-    "pcall of pcall without end": "local function f() while true do pcall(f) end end f()",
     "pcall of C functions": "while true do pcall(error, 'x') end",
     "xpcall": "xpcall(function() while true do end end, debug.traceback)",
     "xpcall again and again": "local function f() while true do end end while true do xpcall(f, f) end",
@@ -405,6 +404,17 @@ def test_an_endless_loop_is_cut(serve, tmp_path, name):
     with server.raw("/fine") as later:
         assert_lives(server, later)
     assert_counted(server, cuts=1)
+
+
+def test_a_pcall_within_a_pcall_without_end_is_cut_soon(serve):
+    server = serve(handler("local function f() while true do pcall(f) end end f()"), handler_budget=1)
+    with server.raw("/fine") as neighbour, server.raw("/x") as client:
+        client.send_frame(TEXT, "go")
+        client.expect_close(1011)
+        assert_lives(server, neighbour)
+        assert_counted(server, cuts=1)
+    server.stop()
+    assert "stuck:" not in server.log, "a hundred thousand levels of pcall take long to unwind"
 
 
 def test_a_cut_tells_line_and_traceback(serve):
