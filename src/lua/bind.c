@@ -20,6 +20,9 @@ const struct vm_bindings bind_all = {
     .open = bind_open,
     .ws_open = bind_ws_on_open,
     .ws_message = bind_ws_on_message,
+    .ws_control = bind_ws_on_control,
+    .ws_drain = bind_ws_on_drain,
     .ws_close = bind_ws_on_close,
+    .ws_wants_control = bind_ws_wants_control,
     .ws_forget = bind_ws_forget,
 };

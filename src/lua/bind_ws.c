@@ -16,13 +16,16 @@
 
 #define BIND_WS_TYPE "tidewire.ws"
 
+/* User values of the box: what most scripts use, and a table for the rest, which exists once something of it
+ * is used. Its keys are integers: reading it allocates nothing, hence never raises. */
 enum bind_ws_slot {
     BIND_WS_TEXT = 1,
     BIND_WS_BINARY,
     BIND_WS_CLOSE,
-    BIND_WS_REQUEST,
-    BIND_WS_SLOTS = BIND_WS_REQUEST
+    BIND_WS_MORE,
+    BIND_WS_SLOTS = BIND_WS_MORE
 };
+enum bind_ws_more { BIND_WS_REQUEST = 1, BIND_WS_STATE, BIND_WS_PING, BIND_WS_PONG, BIND_WS_DRAIN };
 
 struct bind_ws {
     struct session *session; /* NULL once the connection is gone */
@@ -79,19 +82,98 @@ static int bind_ws_set_on_close(lua_State *L)
     return bind_ws_set_handler(L, BIND_WS_CLOSE);
 }
 
+/* Pushes more[key] of the box at index 1, nil when there is none. */
+static int bind_ws_get_more(lua_State *L, int box, int key)
+{
+    if (lua_getiuservalue(L, box, BIND_WS_MORE) != LUA_TTABLE)
+        return LUA_TNIL;
+    int type = lua_rawgeti(L, -1, key);
+    lua_remove(L, -2);
+    return type;
+}
+
+/* Stores the value at the top as more[key] of the box at index 1, and pops it. */
+static void bind_ws_set_more(lua_State *L, int key)
+{
+    if (lua_getiuservalue(L, 1, BIND_WS_MORE) != LUA_TTABLE) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        lua_pushvalue(L, -1);
+        lua_setiuservalue(L, 1, BIND_WS_MORE);
+    }
+    lua_insert(L, -2);
+    lua_rawseti(L, -2, key);
+    lua_pop(L, 1);
+}
+
+static int bind_ws_set_rare_handler(lua_State *L, int key)
+{
+    bind_ws_check(L);
+    if (!lua_isnil(L, 2))
+        luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    bind_ws_set_more(L, key);
+    return 0;
+}
+
+static int bind_ws_on_ping(lua_State *L)
+{
+    return bind_ws_set_rare_handler(L, BIND_WS_PING);
+}
+
+static int bind_ws_on_pong(lua_State *L)
+{
+    return bind_ws_set_rare_handler(L, BIND_WS_PONG);
+}
+
+static int bind_ws_set_on_drain(lua_State *L)
+{
+    return bind_ws_set_rare_handler(L, BIND_WS_DRAIN);
+}
+
 /* ---- sending ---- */
 
-static int bind_ws_sent(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len)
+static int bind_ws_result(lua_State *L, enum session_sent sent)
 {
-    if (box->session == NULL)
-        return bind_ws_fail(L, "closed");
-    switch (session_send(box->session, text, data, len)) {
+    switch (sent) {
     case SESSION_SENT: break;
     case SESSION_NOT_OPEN: return bind_ws_fail(L, "closed");
     case SESSION_QUEUE_FULL: return bind_ws_fail(L, "queue full");
     }
     lua_pushboolean(L, 1);
     return 1;
+}
+
+static int bind_ws_send_control(lua_State *L, bool ping)
+{
+    const struct bind_ws *box = bind_ws_check(L);
+    size_t len;
+    const char *payload = luaL_optlstring(L, 2, "", &len);
+    if (len > 125)
+        return luaL_error(L, "ws:%s: the payload has %d bytes; a control frame takes at most 125",
+                          ping ? "ping" : "pong", (int)len);
+    if (box->session == NULL)
+        return bind_ws_fail(L, "closed");
+    return bind_ws_result(L, session_send_control(box->session, ping, payload, len));
+}
+
+/* ws:ping([payload]) */
+static int bind_ws_ping(lua_State *L)
+{
+    return bind_ws_send_control(L, true);
+}
+
+/* ws:pong([payload]) */
+static int bind_ws_pong(lua_State *L)
+{
+    return bind_ws_send_control(L, false);
+}
+
+static int bind_ws_sent(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len)
+{
+    if (box->session == NULL)
+        return bind_ws_fail(L, "closed");
+    return bind_ws_result(L, session_send(box->session, text, data, len));
 }
 
 /* Replaces the table of byte values at index 2 by the string of its bytes. */
@@ -167,14 +249,48 @@ static int bind_ws_close(lua_State *L)
 
 /* ---- fields ---- */
 
-/* The request is made when first asked for: most scripts never do. */
+/* The request and the state are made when first asked for: most scripts never do. */
 static void bind_ws_push_request(lua_State *L, const struct session *s)
 {
-    if (lua_getiuservalue(L, 1, BIND_WS_REQUEST) != LUA_TNIL || s == NULL)
+    if (bind_ws_get_more(L, 1, BIND_WS_REQUEST) != LUA_TNIL || s == NULL)
         return;
     bind_req_push(L, s->head);
     lua_pushvalue(L, -1);
-    lua_setiuservalue(L, 1, BIND_WS_REQUEST);
+    bind_ws_set_more(L, BIND_WS_REQUEST);
+}
+
+static void bind_ws_push_state(lua_State *L)
+{
+    if (bind_ws_get_more(L, 1, BIND_WS_STATE) != LUA_TNIL)
+        return;
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    bind_ws_set_more(L, BIND_WS_STATE);
+}
+
+static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
+{
+    const struct session *s = box->session;
+    if (s == NULL)
+        lua_pushinteger(L, (lua_Integer)(box->gone & 0xffff));
+    else if (s->state == SESSION_ENDED)
+        lua_pushinteger(L, s->close_code);
+    else
+        lua_pushnil(L);
+}
+
+/* Fields that are nil once the connection is gone. */
+static bool bind_ws_push_live_field(lua_State *L, const struct session *s, const char *key)
+{
+    if (strcmp(key, "params") == 0)
+        s != NULL ? bind_req_push_params(L, s->head) : lua_pushnil(L);
+    else if (strcmp(key, "remote_address") == 0)
+        s != NULL ? bind_req_push_remote(L, s->head) : lua_pushnil(L);
+    else if (strcmp(key, "ping_interval") == 0)
+        s != NULL && s->ping_interval > 0 ? lua_pushnumber(L, (lua_Number)s->ping_interval) : lua_pushnil(L);
+    else
+        return false;
+    return true;
 }
 
 /* Pushes the field's value; false when there is no such field. */
@@ -183,19 +299,18 @@ static bool bind_ws_push_field(lua_State *L, const struct bind_ws *box, const ch
     const struct session *s = box->session;
     if (strcmp(key, "id") == 0)
         lua_pushinteger(L, (lua_Integer)bind_ws_id(box));
+    else if (strcmp(key, "state") == 0)
+        bind_ws_push_state(L);
     else if (strcmp(key, "is_closed") == 0)
         lua_pushboolean(L, s == NULL || !session_is_open(s));
-    else if (strcmp(key, "close_code") == 0) {
-        if (s == NULL)
-            lua_pushinteger(L, (lua_Integer)(box->gone & 0xffff));
-        else if (s->state == SESSION_ENDED)
-            lua_pushinteger(L, s->close_code);
-        else
-            lua_pushnil(L);
-    } else if (strcmp(key, "request") == 0)
+    else if (strcmp(key, "close_code") == 0)
+        bind_ws_push_close_code(L, box);
+    else if (strcmp(key, "buffered") == 0)
+        lua_pushinteger(L, s != NULL ? (lua_Integer)s->conn->out.bytes : 0);
+    else if (strcmp(key, "request") == 0)
         bind_ws_push_request(L, s);
     else
-        return false;
+        return bind_ws_push_live_field(L, s, key);
     return true;
 }
 
@@ -214,8 +329,17 @@ static int bind_ws_index(lua_State *L)
 
 static int bind_ws_newindex(lua_State *L)
 {
-    return luaL_error(L, "ws.%s cannot be set: keep your own data in a local of the route's function",
-                      luaL_tolstring(L, 2, NULL));
+    const struct bind_ws *box = bind_ws_check(L);
+    const char *key = luaL_checkstring(L, 2);
+    if (strcmp(key, "ping_interval") != 0)
+        return luaL_error(L, "ws.%s cannot be set: keep your own data in ws.state", key);
+    lua_Number seconds = lua_isnil(L, 3) ? 0 : luaL_checknumber(L, 3);
+    if (!lua_isnil(L, 3) && !(seconds >= 0.1 && seconds <= 1e7))
+        return luaL_error(
+            L, "ws.ping_interval: %f is not a number of seconds from 0.1 to 1e7, nor nil for off", seconds);
+    if (box->session != NULL)
+        session_set_ping_interval(box->session, seconds);
+    return 0;
 }
 
 static int bind_ws_tostring(lua_State *L)
@@ -231,6 +355,11 @@ void bind_ws_open(lua_State *L)
         {"on_text", bind_ws_on_text},
         {"on_binary", bind_ws_on_binary},
         {"on_close", bind_ws_set_on_close},
+        {"on_ping", bind_ws_on_ping},
+        {"on_pong", bind_ws_on_pong},
+        {"on_drain", bind_ws_set_on_drain},
+        {"ping", bind_ws_ping},
+        {"pong", bind_ws_pong},
         {"send", bind_ws_send},
         {"send_binary", bind_ws_send_binary},
         {"close", bind_ws_close},
@@ -302,6 +431,42 @@ int bind_ws_on_message(lua_State *L)
         return 0;
     lua_pushlstring(L, m->data, m->len);
     lua_callk(L, 2, 0, 0, bind_ws_done);
+    return 0;
+}
+
+/* Pushes the rare handler `key` and the ws; false when there is no handler. */
+static bool bind_ws_push_rare_handler(lua_State *L, const struct session *s, int key)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->owner_ref);
+    if (bind_ws_get_more(L, lua_gettop(L), key) == LUA_TNIL)
+        return false;
+    lua_insert(L, -2);
+    return true;
+}
+
+bool bind_ws_wants_control(lua_State *L, const struct session *s, bool ping)
+{
+    int top = lua_gettop(L);
+    bool wants = bind_ws_push_rare_handler(L, s, ping ? BIND_WS_PING : BIND_WS_PONG);
+    lua_settop(L, top);
+    return wants;
+}
+
+int bind_ws_on_control(lua_State *L)
+{
+    const struct dispatch_control *c = sched_take_arg(L);
+    if (!bind_ws_push_rare_handler(L, c->session, c->ping ? BIND_WS_PING : BIND_WS_PONG))
+        return 0;
+    lua_pushlstring(L, c->data, c->len);
+    lua_callk(L, 2, 0, 0, bind_ws_done);
+    return 0;
+}
+
+int bind_ws_on_drain(lua_State *L)
+{
+    const struct dispatch_drain *d = sched_take_arg(L);
+    if (bind_ws_push_rare_handler(L, d->session, BIND_WS_DRAIN))
+        lua_callk(L, 1, 0, 0, bind_ws_done);
     return 0;
 }
 

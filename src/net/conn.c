@@ -218,6 +218,10 @@ void conn_flush(struct conn *c)
         conn_linger(c);
     else if (conn_is_blocked(c))
         conn_rewatch(c, false);
+    if (c->tell_drained) {
+        c->tell_drained = false;
+        conn_later(c);
+    }
 }
 
 void conn_finish(struct conn *c, double linger)

@@ -63,6 +63,7 @@ struct conn {
     uint8_t state;          /* enum conn_state */
     bool dirty;
     bool later;
+    bool tell_drained; /* ask for on_later once, when the queue has emptied */
 };
 
 /* The protocol's own state. */

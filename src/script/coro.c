@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The scripts' coroutine library and xpcall.
+ * The scripts' coroutine library, pcall and xpcall.
  *
  * A debug hook belongs to one Lua state. When the watchdog cuts an entry, its hook is on the state that is
  * running: a coroutine that dies of it must not leave the outer code running free, so each switch tells the
@@ -12,6 +12,8 @@
 #include "script/budget.h"
 #include "script/sched.h"
 #include "script/vm.h"
+
+#define CORO_PCALL_DEPTH 10000
 
 static lua_State *coro_check(lua_State *L, const char *what)
 {
@@ -142,7 +144,7 @@ static int coro_isyieldable(lua_State *L)
     return 1;
 }
 
-/* ---- xpcall ---- */
+/* ---- pcall and xpcall ---- */
 
 /* Upvalue 1 is the script's message handler. */
 static int coro_message_handler(lua_State *L)
@@ -165,9 +167,40 @@ static int coro_xpcall_done(lua_State *L, int status, lua_KContext extra)
     return lua_gettop(L) - (int)extra;
 }
 
+/* Lua unwinds nested pcalls in quadratic time: a script that is cut in the depth of a hundred thousand would
+ * block its worker for half a minute. */
+static void coro_check_depth(lua_State *L)
+{
+    lua_Debug ar;
+    if (lua_getstack(L, CORO_PCALL_DEPTH, &ar))
+        luaL_error(L, "stack overflow (pcall in a recursion over %d levels deep)", CORO_PCALL_DEPTH);
+}
+
+static int coro_pcall_done(lua_State *L, int status, lua_KContext context)
+{
+    (void)context;
+    bool fine = status == LUA_OK || status == LUA_YIELD;
+    if (!fine) {
+        lua_pushboolean(L, 0);
+        lua_insert(L, -2);
+        return 2;
+    }
+    return lua_gettop(L);
+}
+
+static int coro_pcall(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    coro_check_depth(L);
+    lua_pushboolean(L, 1); /* the first result */
+    lua_insert(L, 1);
+    return coro_pcall_done(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, coro_pcall_done), 0);
+}
+
 static int coro_xpcall(lua_State *L)
 {
     int n = lua_gettop(L);
+    coro_check_depth(L);
     luaL_checktype(L, 2, LUA_TFUNCTION);
     lua_pushvalue(L, 2);
     lua_pushcclosure(L, coro_message_handler, 1);
@@ -193,6 +226,6 @@ void coro_install(lua_State *L)
     lua_getglobal(L, "coroutine");
     luaL_setfuncs(L, functions, 0);
     lua_pop(L, 1);
-    lua_pushcfunction(L, coro_xpcall);
-    lua_setglobal(L, "xpcall");
+    lua_register(L, "pcall", coro_pcall);
+    lua_register(L, "xpcall", coro_xpcall);
 }

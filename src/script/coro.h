@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * What takes the place of `coroutine.*` and `xpcall` in scripts: the same functions, but the time budget
- * follows the code into coroutines and message handlers, and the server's own coroutines cannot be resumed by
- * scripts. */
+ * What takes the place of `coroutine.*`, `pcall` and `xpcall` in scripts: the same functions, but the time
+ * budget follows the code into coroutines and message handlers, and the server's own coroutines cannot be
+ * resumed by scripts. */
 #ifndef TIDEWIRE_SCRIPT_CORO_H
 #define TIDEWIRE_SCRIPT_CORO_H
 

@@ -73,7 +73,7 @@ static struct log_context dispatch_about(const struct session *s)
     return (struct log_context){
         .worker = s->conn->worker->index,
         .conn = s->conn->id,
-        .route = router_route(vm->router, (size_t)s->owner_route)->pattern,
+        .route = router_route(vm->router, s->owner_route)->pattern,
     };
 }
 
@@ -89,6 +89,23 @@ static void dispatch_on_message(struct session *s, bool text, const char *data, 
     struct dispatch_message m = {s, text, data, len};
     struct log_context about = dispatch_about(s);
     dispatch_check(s, sched_run(vm, vm->bindings->ws_message, &m, &about));
+}
+
+static void dispatch_on_control(struct session *s, bool ping, const char *data, size_t len)
+{
+    struct vm *vm = s->owner;
+    struct dispatch_control control = {s, ping, data, len};
+    struct log_context about = dispatch_about(s);
+    if (vm->bindings->ws_wants_control(vm->L, s, ping))
+        dispatch_check(s, sched_run(vm, vm->bindings->ws_control, &control, &about));
+}
+
+static void dispatch_on_drain(struct session *s)
+{
+    struct vm *vm = s->owner;
+    struct dispatch_drain drain = {s};
+    struct log_context about = dispatch_about(s);
+    dispatch_check(s, sched_run(vm, vm->bindings->ws_drain, &drain, &about));
 }
 
 static void dispatch_on_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
@@ -108,6 +125,8 @@ static void dispatch_on_close(struct session *s, unsigned code, const char *reas
 
 static const struct session_handler dispatch_sessions = {
     .on_message = dispatch_on_message,
+    .on_control = dispatch_on_control,
+    .on_drain = dispatch_on_drain,
     .on_close = dispatch_on_close,
 };
 
@@ -130,7 +149,7 @@ static void dispatch_upgrade(struct conn *c, struct head *head, struct vm *vm, i
         return;
     s->owner = vm;
     s->owner_ref = LUA_NOREF;
-    s->owner_route = route;
+    s->owner_route = (uint16_t)route;
     vm->sessions++;
     struct dispatch_open open = {s, vm->handlers[route]};
     struct log_context about = dispatch_about(s);

@@ -23,6 +23,15 @@ struct dispatch_message {
     const char *data;
     size_t len;
 };
+struct dispatch_control {
+    struct session *session;
+    bool ping;
+    const char *data;
+    size_t len;
+};
+struct dispatch_drain {
+    struct session *session;
+};
 struct dispatch_close {
     struct session *session;
     unsigned code;

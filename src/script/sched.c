@@ -12,6 +12,8 @@
 #include "script/budget.h"
 #include "script/vm.h"
 
+#define SCHED_TRACE_LEVELS 20
+
 bool sched_owns(lua_State *L)
 {
     return vm_has_mark(L, VM_MARK_SCHED);
@@ -31,25 +33,51 @@ static const char *sched_error_text(lua_State *L, int index)
     return lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, index));
 }
 
-/* Takes `tail` off text[0 .. *len) when it ends with it. */
-static bool sched_trim(const char *text, size_t *len, const char *tail)
+/* Pushes "file:line: in function 'name'" of a level, or nothing for a C function without a name. Returns how
+ * many values. */
+static int sched_push_level(lua_State *L, lua_Debug *ar)
 {
-    size_t n = strlen(tail);
-    if (*len < n || memcmp(text + *len - n, tail, n) != 0)
-        return false;
-    *len -= n;
-    return true;
+    lua_getinfo(L, "Sln", ar);
+    if (*ar->namewhat == '\0' && *ar->what == 'C')
+        return 0;
+    lua_pushfstring(L, "\n\t%s:", ar->short_src);
+    if (ar->currentline > 0)
+        lua_pushfstring(L, "%d:", ar->currentline);
+    else
+        lua_pushliteral(L, "");
+    if (*ar->namewhat != '\0')
+        lua_pushfstring(L, " in %s '%s'", ar->namewhat, ar->name);
+    else if (*ar->what == 'm')
+        lua_pushliteral(L, " in main chunk");
+    else
+        lua_pushfstring(L, " in function <%s:%d>", ar->short_src, ar->linedefined);
+    return 3;
+}
+
+/* Replaces the values from `message` (an index) on by that text and its traceback. Lua's own luaL_traceback
+ * looks for the bottom of the stack first, which takes seconds after a runaway recursion; the top tells
+ * enough. */
+static void sched_add_traceback(lua_State *L, int message)
+{
+    lua_Debug ar;
+    int level = 1;
+    lua_settop(L, message);
+    luaL_checkstack(L, 4 * SCHED_TRACE_LEVELS, NULL);
+    lua_pushliteral(L, "\nstack traceback:");
+    for (; level <= SCHED_TRACE_LEVELS && lua_getstack(L, level, &ar); level++)
+        sched_push_level(L, &ar);
+    if (level > SCHED_TRACE_LEVELS && lua_getstack(L, level, &ar))
+        lua_pushliteral(L, "\n\t...");
+    if (lua_gettop(L) == message + 1) /* nothing but our own frames */
+        lua_settop(L, message);
+    lua_concat(L, lua_gettop(L) - message + 1);
 }
 
 static int sched_message_handler(lua_State *L)
 {
-    size_t len;
-    luaL_traceback(L, L, sched_error_text(L, 1), 1);
-    const char *text = lua_tolstring(L, -1, &len);
-    while (sched_trim(text, &len, "\n\t[C]: in ?")) /* our own frames, at the bottom */
-        continue;
-    sched_trim(text, &len, "\nstack traceback:");
-    lua_pushlstring(L, text, len);
+    lua_pushstring(L, sched_error_text(L, 1));
+    lua_replace(L, 1);
+    sched_add_traceback(L, 1);
     return 1;
 }
 

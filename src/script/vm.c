@@ -80,6 +80,8 @@ void vm_add_route(lua_State *L, enum router_method method, int pattern_index, in
     if (lua_getstack(L, 1, &ar) && lua_getinfo(L, "Sl", &ar))
         snprintf(where, sizeof where, "%s:%d", ar.short_src, ar.currentline);
     struct err e;
+    if (router_count(vm->router) == VM_ROUTES)
+        luaL_error(L, "more than %d routes", VM_ROUTES);
     vm_reserve_handler(L, vm, router_count(vm->router));
     int number = router_add(vm->router, method, pattern, len, where, &e);
     if (number < 0) {

@@ -24,11 +24,15 @@
 struct session;
 
 struct vm_bindings {
-    lua_CFunction open;                                 /* installs the globals */
-    lua_CFunction ws_open;                              /* runs a route's function with a new ws */
-    lua_CFunction ws_message;                           /* calls on_text or on_binary */
-    lua_CFunction ws_close;                             /* calls on_close */
-    void (*ws_forget)(lua_State *L, struct session *s); /* the connection is gone; never raises */
+    lua_CFunction open;       /* installs the globals */
+    lua_CFunction ws_open;    /* runs a route's function with a new ws */
+    lua_CFunction ws_message; /* calls on_text or on_binary */
+    lua_CFunction ws_control; /* calls on_ping or on_pong */
+    lua_CFunction ws_drain;   /* calls on_drain */
+    lua_CFunction ws_close;   /* calls on_close */
+    /* These two run outside of an entry, and never raise: */
+    bool (*ws_wants_control)(lua_State *L, const struct session *s, bool ping); /* is there a handler? */
+    void (*ws_forget)(lua_State *L, struct session *s);                         /* the connection is gone */
 };
 
 struct vm {
@@ -48,6 +52,8 @@ struct vm {
     bool loading;
     struct vm *next; /* in a list of its owner: the dispatcher's retired VMs, the reaper's queue */
 };
+
+#define VM_ROUTES 65535
 
 struct vm_options {
     const struct config *config;

@@ -12,6 +12,7 @@
 #include "base/utf8.h"
 #include "http/http1.h"
 #include "ws/closecode.h"
+#include "ws/sessions.h"
 #include "ws/upgrade.h"
 
 /* How long one connection's messages are handled before the others get their turn. */
@@ -20,6 +21,7 @@
 struct session_worker {
     const struct session_handler *handler;
     struct framer_pool framers;
+    struct sessions sessions;
 };
 
 /* What has come of a message that is not whole, and of a control frame that is not. */
@@ -40,6 +42,12 @@ static struct session_worker *session_layer(const struct session *s)
 static struct metrics *session_metrics(const struct session *s)
 {
     return s->conn->worker->metrics;
+}
+
+struct session *session_find(struct worker *w, uint64_t id)
+{
+    const struct session_worker *l = w->layer[WORKER_WS];
+    return sessions_find(&l->sessions, id);
 }
 
 /* ---- ending ---- */
@@ -125,7 +133,17 @@ enum session_sent session_send(struct session *s, bool text, const void *data, s
     if (c->state != CONN_OPEN)
         return SESSION_NOT_OPEN;
     metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, 1);
+    if (c->out.bytes > limit / 2)
+        s->drain_due = c->tell_drained = true;
     return SESSION_SENT;
+}
+
+enum session_sent session_send_control(struct session *s, bool ping, const void *data, size_t len)
+{
+    if (!session_is_open(s))
+        return SESSION_NOT_OPEN;
+    session_write(s, ping ? WSLAY_PING : WSLAY_PONG, data, len);
+    return session_is_open(s) ? SESSION_SENT : SESSION_NOT_OPEN;
 }
 
 /* ---- receiving ---- */
@@ -223,8 +241,11 @@ static unsigned session_on_control(struct session *s, uint8_t opcode, const uint
 {
     if (opcode == WSLAY_CONNECTION_CLOSE)
         return session_on_close_frame(s, payload, len);
-    if (opcode == WSLAY_PING && s->state == SESSION_OPEN)
+    if (!session_is_open(s))
+        return 0;
+    if (opcode == WSLAY_PING)
         session_write(s, WSLAY_PONG, payload, len);
+    session_layer(s)->handler->on_control(s, opcode == WSLAY_PING, (const char *)payload, len);
     return 0;
 }
 
@@ -329,13 +350,22 @@ static void session_schedule(struct session *s)
 {
     const struct config *config = s->conn->worker->config;
     double wait = 3600;
-    if (config->ping_interval > 0)
-        wait = config->ping_interval - session_since(s, s->last_ping);
+    if (s->ping_interval > 0)
+        wait = (double)s->ping_interval - session_since(s, s->last_ping);
     if (config->idle_timeout > 0) {
         double idle = config->idle_timeout - session_since(s, session_last_sign(s));
         wait = idle < wait ? idle : wait;
     }
     conn_set_deadline(s->conn, wait > 0 ? wait : 0);
+}
+
+void session_set_ping_interval(struct session *s, double seconds)
+{
+    s->ping_interval = (float)seconds;
+    s->awaiting_pong = false;
+    s->last_ping = s->conn->worker->wheel.now;
+    if (session_is_open(s))
+        session_schedule(s);
 }
 
 static void session_keep_alive(struct session *s)
@@ -346,7 +376,7 @@ static void session_keep_alive(struct session *s)
         session_close(s, CLOSECODE_GOING_AWAY, "idle", 4);
         return;
     }
-    if (config->ping_interval > 0 && session_since(s, s->last_ping) >= config->ping_interval) {
+    if (s->ping_interval > 0 && session_since(s, s->last_ping) >= (double)s->ping_interval) {
         bool taking = !conn_is_reading(s->conn) && (int32_t)(sign - s->last_ping) >= 0;
         if (s->awaiting_pong && !taking) {
             metrics_add(session_metrics(s), METRIC_PING_TIMEOUTS, 1);
@@ -377,9 +407,14 @@ static void session_on_stop(struct conn *c)
 static void session_on_later(struct conn *c)
 {
     struct session *s = conn_session(c);
+    if (s->drain_due && c->out.bytes == 0 && session_is_open(s)) {
+        s->drain_due = false;
+        session_layer(s)->handler->on_drain(s);
+    }
     if (s->state != SESSION_ENDED || s->told)
         return;
     s->told = true;
+    sessions_remove(&session_layer(s)->sessions, s);
     metrics_sub(c->worker->metrics, METRIC_WEBSOCKETS, 1);
     const char *reason = s->close_reason != NULL ? s->close_reason : "";
     session_layer(s)->handler->on_close(s, s->close_code, reason, s->close_reason_len);
@@ -421,7 +456,14 @@ struct session *session_open(struct conn *c, struct head *head)
         return NULL;
     }
     s->conn = c;
+    if (sessions_add(&session_layer(s)->sessions, s) < 0) {
+        free(s);
+        head_unref(head);
+        conn_close(c);
+        return NULL;
+    }
     s->head = head;
+    s->ping_interval = (float)c->worker->config->ping_interval;
     s->last_heard = s->last_ping = c->worker->wheel.now;
     http1_hand_over(c, &session_ops, s);
     metrics_add(session_metrics(s), METRIC_UPGRADES, 1);
@@ -454,6 +496,7 @@ void session_worker_fini(struct worker *w)
     if (l == NULL)
         return;
     framer_pool_fini(&l->framers);
+    sessions_fini(&l->sessions);
     free(l);
     w->layer[WORKER_WS] = NULL;
 }

@@ -30,6 +30,10 @@ struct session;
 struct session_handler {
     /* A whole message; `data` is valid during the call. Text has been checked to be UTF-8. */
     void (*on_message)(struct session *s, bool text, const char *data, size_t len);
+    /* A ping (which has been answered) or a pong. */
+    void (*on_control)(struct session *s, bool ping, const char *data, size_t len);
+    /* The send queue has emptied after it was over half of send_limit. */
+    void (*on_drain)(struct session *s);
     /* It is over. The session is freed some time after the call: drop every pointer to it. */
     void (*on_close)(struct session *s, unsigned code, const char *reason, size_t reason_len);
 };
@@ -43,11 +47,13 @@ struct session {
     struct session_partial *partial; /* while inside a fragmented or large message, or a control frame */
     void *owner;                     /* this and the next two are the handler's */
     int owner_ref;
-    int owner_route;
+    float ping_interval; /* seconds; 0 is off */
+    uint16_t owner_route;
     uint16_t close_code;
     uint8_t state; /* enum session_state */
     bool told;     /* on_close has been called */
     bool awaiting_pong;
+    bool drain_due; /* on_drain is to be told when the queue is empty */
     uint8_t close_reason_len;
     uint32_t last_heard, last_ping; /* ticks of the worker's wheel */
     char *close_reason;             /* the peer's; or NULL */
@@ -75,6 +81,15 @@ static inline bool session_is_open(const struct session *s)
 
 /* Queues a message. Text must be UTF-8, which the caller has checked. */
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len);
+
+/* Sends a ping or a pong of at most 125 bytes; exempt from the send limit. */
+enum session_sent session_send_control(struct session *s, bool ping, const void *data, size_t len);
+
+/* Changes the time between pings from now on; 0 turns them off. */
+void session_set_ping_interval(struct session *s, double seconds);
+
+/* The open session with that connection id on this worker, or NULL. */
+struct session *session_find(struct worker *w, uint64_t id);
 
 /* Starts the close handshake; what is queued goes first. Ignored unless OPEN. `code` may be
  * CLOSECODE_NO_STATUS. */
