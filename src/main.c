@@ -217,6 +217,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
             return err_set(e, "cannot create worker %zu: %s", i + 1, strerror(errno));
         s->workers[i] = w;
         w->count = (unsigned)s->nworkers;
+        w->peers = s->workers;
         if (dispatch_worker_init(w, gen->vms[i], s->reaper) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;

@@ -4,7 +4,9 @@
 
 #include <lauxlib.h>
 
-#include "script/vm.h"
+#include "base/utf8.h"
+#include "lua/bind_ws.h"
+#include "script/dispatch.h"
 
 /* app.websocket(path, function(ws, req) end) */
 static int bind_app_websocket(lua_State *L)
@@ -19,6 +21,47 @@ static int bind_app_websocket(lua_State *L)
         return luaL_error(L, "app.websocket: expected (path, handler), got %d arguments", lua_gettop(L));
     vm_add_route(L, ROUTER_WEBSOCKET, 1, 2);
     return 0;
+}
+
+/* The worker this runs on; raises while the script loads. */
+static struct worker *bind_app_worker(lua_State *L, const char *what)
+{
+    struct worker *w = vm_of(L)->home;
+    if (w == NULL || vm_of(L)->loading)
+        luaL_error(L, "%s: nothing is sent while the script loads; call it in a handler", what);
+    return w;
+}
+
+/* app.send(id, data [, {binary = true}]) */
+static int bind_app_send(lua_State *L)
+{
+    struct worker *w = bind_app_worker(L, "app.send");
+    lua_Integer id = luaL_checkinteger(L, 1);
+    size_t len;
+    const char *data = luaL_checklstring(L, 2, &len);
+    bool binary = false;
+    if (!lua_isnoneornil(L, 3)) {
+        luaL_checktype(L, 3, LUA_TTABLE);
+        lua_getfield(L, 3, "binary");
+        binary = lua_toboolean(L, -1);
+    }
+    if (!binary && !utf8_valid(data, len)) {
+        lua_pushnil(L);
+        lua_pushliteral(L, "not UTF-8");
+        return 2;
+    }
+    return bind_ws_result(L, dispatch_send(w, (uint64_t)id, !binary, data, len));
+}
+
+/* app.close(id [, code [, reason]]) */
+static int bind_app_close(lua_State *L)
+{
+    struct worker *w = bind_app_worker(L, "app.close");
+    lua_Integer id = luaL_checkinteger(L, 1);
+    const char *reason;
+    size_t len;
+    unsigned code = bind_ws_check_close(L, 2, "app.close", &reason, &len);
+    return bind_ws_result(L, dispatch_close(w, (uint64_t)id, code, reason, len));
 }
 
 /* A misspelt name is an error where it is used, not a nil that fails later. */
@@ -36,7 +79,8 @@ static int bind_app_sealed(lua_State *L)
 
 void bind_app_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"websocket", bind_app_websocket}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"websocket", bind_app_websocket}, {"send", bind_app_send}, {"close", bind_app_close}, {NULL, NULL}};
     const struct vm *vm = vm_of(L);
     lua_newtable(L); /* app itself stays empty, so that every write is seen */
     lua_createtable(L, 0, 4);

@@ -133,7 +133,7 @@ static int bind_ws_set_on_drain(lua_State *L)
 
 /* ---- sending ---- */
 
-static int bind_ws_result(lua_State *L, enum session_sent sent)
+int bind_ws_result(lua_State *L, enum session_sent sent)
 {
     switch (sent) {
     case SESSION_SENT: break;
@@ -222,27 +222,34 @@ static int bind_ws_send_binary(lua_State *L)
     return bind_ws_sent(L, box, false, bytes, len);
 }
 
+unsigned bind_ws_check_close(lua_State *L, int index, const char *what, const char **reason, size_t *len)
+{
+    lua_Integer code = luaL_optinteger(L, index, CLOSECODE_NORMAL);
+    *reason = luaL_optlstring(L, index + 1, "", len);
+    if (code < 0 || code > 65535 || !closecode_valid_to_send((unsigned)code))
+        luaL_error(L,
+                   "%s: %I is not a code that a program may send; use 1000, 1001, 1002, 1003, 1007, 1008, "
+                   "1009, 1011, "
+                   "1012, 1013 or one from 3000 to 4999",
+                   what, code);
+    if (*len > CLOSECODE_REASON_MAX)
+        luaL_error(L, "%s: the reason has %d bytes; a Close frame takes at most %d", what, (int)*len,
+                   CLOSECODE_REASON_MAX);
+    if (!utf8_valid(*reason, *len))
+        luaL_error(L, "%s: the reason is not UTF-8", what);
+    return (unsigned)code;
+}
+
 /* ws:close([code [, reason]]) */
 static int bind_ws_close(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
-    lua_Integer code = luaL_optinteger(L, 2, CLOSECODE_NORMAL);
+    const char *reason;
     size_t len;
-    const char *reason = luaL_optlstring(L, 3, "", &len);
-    if (code < 0 || code > 65535 || !closecode_valid_to_send((unsigned)code))
-        return luaL_error(
-            L,
-            "ws:close: %I is not a code that a program may send; use 1000, 1001, 1002, 1003, 1007, 1008, "
-            "1009, 1011, 1012, 1013 or one from 3000 to 4999",
-            code);
-    if (len > CLOSECODE_REASON_MAX)
-        return luaL_error(L, "ws:close: the reason has %d bytes; a Close frame takes at most %d", (int)len,
-                          CLOSECODE_REASON_MAX);
-    if (!utf8_valid(reason, len))
-        return luaL_error(L, "ws:close: the reason is not UTF-8");
+    unsigned code = bind_ws_check_close(L, 2, "ws:close", &reason, &len);
     if (box->session == NULL || !session_is_open(box->session))
         return bind_ws_fail(L, "closed");
-    session_close(box->session, (unsigned)code, reason, len);
+    session_close(box->session, code, reason, len);
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -472,7 +479,7 @@ int bind_ws_on_drain(lua_State *L)
 
 int bind_ws_on_close(lua_State *L)
 {
-    const struct dispatch_close *c = sched_take_arg(L);
+    const struct dispatch_closed *c = sched_take_arg(L);
     if (!bind_ws_push_handler(L, c->session, BIND_WS_CLOSE))
         return 0;
     lua_pushinteger(L, c->code);

@@ -5,11 +5,20 @@
 
 #include <stdbool.h>
 
+#include <stddef.h>
+
 #include <lua.h>
 
-struct session;
+#include "ws/session.h"
 
 void bind_ws_open(lua_State *L);
+
+/* Pushes true, or nil and "closed" or "queue full"; returns how many values. */
+int bind_ws_result(lua_State *L, enum session_sent sent);
+
+/* The close code at `index` (default 1000) and the reason after it. Raises, beginning with `what`, for what a
+ * program may not send. */
+unsigned bind_ws_check_close(lua_State *L, int index, const char *what, const char **reason, size_t *len);
 
 /* The bodies of struct vm_bindings. */
 int bind_ws_on_open(lua_State *L);

@@ -44,8 +44,9 @@ struct worker {
     struct metrics *metrics;
     struct outq_pool chunks;
     uint64_t conn_seq;
-    unsigned index; /* from 1 */
-    unsigned count; /* of workers */
+    unsigned index;              /* from 1 */
+    unsigned count;              /* of workers */
+    struct worker *const *peers; /* all workers, this one too, by index - 1 */
     unsigned nconns;
     bool stopping;
     const struct config *config;

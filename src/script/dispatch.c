@@ -22,6 +22,7 @@ struct dispatch {
     struct mail publication;      /* in the worker's mailbox exactly while there is a pending VM */
     struct reaper *reaper;
     struct budget budget;
+    _Atomic size_t inbox; /* bytes of letters on their way to this worker */
 };
 
 static struct dispatch *dispatch_of(const struct worker *w)
@@ -40,6 +41,7 @@ static void dispatch_retire_if_unused(struct dispatch *d, struct vm *vm)
 static void dispatch_adopt(struct worker *w, struct vm *vm)
 {
     struct dispatch *d = dispatch_of(w);
+    vm->home = w;
     vm->budget = &d->budget;
     vm->metrics = w->metrics;
     d->current = vm;
@@ -113,7 +115,7 @@ static void dispatch_on_close(struct session *s, unsigned code, const char *reas
     struct vm *vm = s->owner;
     if (vm == NULL)
         return;
-    struct dispatch_close close = {s, code, reason, reason_len};
+    struct dispatch_closed close = {s, code, reason, reason_len};
     struct log_context about = dispatch_about(s);
     if (s->owner_ref != LUA_NOREF)
         sched_run(vm, vm->bindings->ws_close, &close, &about);
@@ -154,6 +156,75 @@ static void dispatch_upgrade(struct conn *c, struct head *head, struct vm *vm, i
     struct dispatch_open open = {s, vm->handlers[route]};
     struct log_context about = dispatch_about(s);
     dispatch_check(s, sched_run(vm, vm->bindings->ws_open, &open, &about));
+}
+
+/* ---- by connection id ---- */
+
+/* What one worker asks another to do with a WebSocket. */
+struct dispatch_letter {
+    struct mail mail;
+    uint64_t id;
+    unsigned close_code; /* 0: a message */
+    bool text;
+    size_t len;
+    char data[];
+};
+
+static enum session_sent dispatch_act(struct worker *w, const struct dispatch_letter *l, const char *data)
+{
+    struct session *s = session_find(w, l->id);
+    if (s == NULL || !session_is_open(s))
+        return SESSION_NOT_OPEN;
+    if (l->close_code == 0)
+        return session_send(s, l->text, data, l->len);
+    session_close(s, l->close_code, data, l->len);
+    return SESSION_SENT;
+}
+
+static void dispatch_on_letter(struct mail *mail, void *receiver)
+{
+    struct dispatch_letter *l = (struct dispatch_letter *)mail;
+    struct worker *w = receiver;
+    struct dispatch *d = dispatch_of(w);
+    if (d != NULL) { /* NULL: it has come after the end */
+        atomic_fetch_sub(&d->inbox, l->len);
+        dispatch_act(w, l, l->data);
+    }
+    free(l);
+}
+
+static enum session_sent dispatch_letter_send(struct worker *w, const struct dispatch_letter *l,
+                                              const char *data)
+{
+    struct worker *to = w->count > 1 ? w->peers[l->id % w->count] : w;
+    if (to == w)
+        return dispatch_act(w, l, data);
+    struct dispatch *d = dispatch_of(to);
+    if (atomic_fetch_add(&d->inbox, l->len) > DISPATCH_INBOX_BYTES - l->len) {
+        atomic_fetch_sub(&d->inbox, l->len);
+        return SESSION_QUEUE_FULL;
+    }
+    struct dispatch_letter *copy = malloc(sizeof *copy + l->len);
+    if (copy == NULL) {
+        atomic_fetch_sub(&d->inbox, l->len);
+        return SESSION_QUEUE_FULL;
+    }
+    *copy = *l;
+    memcpy(copy->data, data, l->len);
+    copy->mail.deliver = dispatch_on_letter;
+    worker_post(to, &copy->mail);
+    return SESSION_SENT;
+}
+
+enum session_sent dispatch_send(struct worker *w, uint64_t id, bool text, const char *data, size_t len)
+{
+    return dispatch_letter_send(w, &(struct dispatch_letter){.id = id, .text = text, .len = len}, data);
+}
+
+enum session_sent dispatch_close(struct worker *w, uint64_t id, unsigned code, const char *reason, size_t len)
+{
+    return dispatch_letter_send(w, &(struct dispatch_letter){.id = id, .close_code = code, .len = len},
+                                reason);
 }
 
 /* ---- requests ---- */

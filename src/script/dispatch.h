@@ -32,7 +32,7 @@ struct dispatch_control {
 struct dispatch_drain {
     struct session *session;
 };
-struct dispatch_close {
+struct dispatch_closed {
     struct session *session;
     unsigned code;
     const char *reason;
@@ -49,6 +49,14 @@ void dispatch_publish(struct worker *w, struct vm *vm);
 
 /* What workers are created with. */
 extern const struct worker_hooks dispatch_worker_hooks;
+
+/* A message or a Close for the WebSocket with connection id `id`, whichever worker holds it. On the thread of
+ * `w`. For another worker's connection SENT means that the letter is on its way; what waits for one worker is
+ * limited. */
+#define DISPATCH_INBOX_BYTES (64u << 20)
+enum session_sent dispatch_send(struct worker *w, uint64_t id, bool text, const char *data, size_t len);
+enum session_sent dispatch_close(struct worker *w, uint64_t id, unsigned code, const char *reason,
+                                 size_t len);
 
 /* For the watchdog (main thread). */
 struct budget *dispatch_budget(struct worker *w);

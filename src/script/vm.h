@@ -22,6 +22,7 @@
 /* What the bindings (src/lua) bring: how the C side opens the API and enters Lua. The bodies run inside
  * sched_run and take what dispatch.h describes from sched_take_arg. */
 struct session;
+struct worker;
 
 struct vm_bindings {
     lua_CFunction open;       /* installs the globals */
@@ -46,6 +47,7 @@ struct vm {
     int *handlers;               /* registry references, by route number */
     size_t memory, memory_limit; /* bytes */
     unsigned worker, workers;    /* this worker's number, how many there are */
+    struct worker *home;         /* the worker that has the VM now; NULL while loading */
     unsigned sessions;           /* connections whose handlers live here */
     uint64_t generation;
     struct snapshot *snapshot; /* referenced */
@@ -61,6 +63,7 @@ struct vm_options {
     struct snapshot *snapshot; /* the VM takes a reference */
     struct budget *budget;
     unsigned worker, workers;
+    struct worker *home; /* the worker that has the VM now; NULL while loading */
     uint64_t generation;
 };
 
