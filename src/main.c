@@ -6,11 +6,13 @@
  *   -> signal -> stop workers -> all have ended -> leave */
 #include <errno.h>
 #include <ev.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -52,7 +54,8 @@ struct server {
     uint64_t generation;
     ev_signal on_hup, on_term, on_int;
     ev_timer stop_deadline;
-    bool stopping, pid_written;
+    bool stopping;
+    int pid_fd; /* 0: none */
     int exit_code;
 };
 
@@ -84,18 +87,27 @@ static void set_limits(struct config *config)
             (int64_t)files.rlim_cur > 2 * reserve ? (int64_t)files.rlim_cur - reserve : 1;
 }
 
+/* The file stays open and locked, so that no second server takes it over. */
 static int write_pid_file(struct server *s, struct err *e)
 {
-    const struct config *config = &s->cli.config;
-    if (config->pid_file == NULL)
+    const char *path = s->cli.config.pid_file;
+    if (path == NULL)
         return 0;
-    FILE *f = fopen(config->pid_file, "we");
-    if (f == NULL)
-        return err_set(e, "cannot write the pid file %s: %s", config->pid_file, strerror(errno));
-    s->pid_written = true;
-    fprintf(f, "%ld\n", (long)getpid());
-    return fclose(f) == 0 ? 0
-                          : err_set(e, "cannot write the pid file %s: %s", config->pid_file, strerror(errno));
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        close(fd);
+        return err_set(
+            e, "the pid file %s belongs to a running server; stop that or name another with --pid-file",
+            path);
+    }
+    if (fd < 0 || ftruncate(fd, 0) < 0 || dprintf(fd, "%ld\n", (long)getpid()) < 0) {
+        err_set(e, "cannot write the pid file %s: %s", path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return -1;
+    }
+    s->pid_fd = fd;
+    return 0;
 }
 
 /* ---- leaving ---- */
@@ -107,8 +119,11 @@ static void remove_files(struct server *s)
         listener_release(&s->sets[i]);
     control_close(s->control);
     s->control = NULL;
-    if (s->pid_written)
+    if (s->pid_fd > 0) {
         unlink(s->cli.config.pid_file);
+        close(s->pid_fd);
+        s->pid_fd = 0;
+    }
 }
 
 /* Ends the process although threads are running. */
@@ -175,8 +190,10 @@ static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
     (void)loop;
     (void)revents;
     struct server *s = signal->data;
-    if (!s->stopping)
-        reload_request(s->reload);
+    if (s->stopping)
+        return;
+    log_info("SIGHUP: loading %s", s->cli.script);
+    reload_request(s->reload);
 }
 
 /* ---- serving ---- */
@@ -209,7 +226,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     for (size_t i = 0; i < config->nlisten; i++)
         if (listener_bind(&s->sets[i], config->listen[i], s->nworkers, e) < 0)
             return -1;
-    if (control_open(&s->control, s->loop, config, on_control, s, e) < 0 || write_pid_file(s, e) < 0)
+    if (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0)
         return -1;
     for (size_t i = 0; i < s->nworkers; i++) {
         struct worker *w = worker_create((unsigned)i + 1, config, &dispatch_worker_hooks);
@@ -239,8 +256,11 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     return 0;
 }
 
-static void note_generation(struct server *s, uint64_t number)
+static void note_generation(struct server *s, const struct gen *gen, const struct router *router)
 {
+    uint64_t number = gen->number;
+    if (router_count(router) == 0)
+        log_warn("%s registers no route: every request will get a 404", s->cli.script);
     metrics_add(&s->metrics, METRIC_RELOADS_OK, 1);
     metrics_add(&s->metrics, METRIC_GENERATION, number - s->generation);
     s->generation = number;
@@ -248,11 +268,11 @@ static void note_generation(struct server *s, uint64_t number)
 
 static void publish(struct server *s, struct gen *gen)
 {
+    note_generation(s, gen, gen->vms[0]->router);
     for (size_t i = 0; i < s->nworkers; i++) {
         dispatch_publish(s->workers[i], gen->vms[i]);
         gen->vms[i] = NULL;
     }
-    note_generation(s, gen->number);
     log_info("generation %llu serves new connections", (unsigned long long)gen->number);
 }
 
@@ -282,16 +302,14 @@ static void on_first_generation(struct server *s, struct gen *gen)
     } else if (s->cli.command == CLI_ROUTES) {
         print_routes(router);
         leave(s, EXIT_FINE);
-    } else if (router_count(router) == 0 && log_enabled(LOG_WARN))
-        log_warn("%s registers no route: every request will get a 404", s->cli.script);
+    }
     if (s->cli.command != CLI_RUN)
         return;
+    note_generation(s, gen, router);
     if (start_workers(s, gen, &e) < 0) {
         log_error("%s", e.text);
         stop(s, EXIT_FAILED);
-        return;
     }
-    note_generation(s, gen->number);
 }
 
 /* The builder has an answer. */

@@ -225,10 +225,10 @@ static int config_set_number(struct config *c, const struct config_key *key, con
             n = -1;
     }
     if (!(n >= key->min && n <= key->max)) {
-        const char *kind = key->type == CONFIG_SECONDS ? "seconds"
-                           : key->type == CONFIG_BYTES ? "bytes"
-                                                       : "count";
-        return err_set(e, "%s: \"%s\" is not a number of %s from %.15g to %.15g%s%s", what, value, kind,
+        const char *kind = key->type == CONFIG_SECONDS ? "number of seconds"
+                           : key->type == CONFIG_BYTES ? "number of bytes"
+                                                       : "whole number";
+        return err_set(e, "%s: \"%s\" is not a %s from %.15g to %.15g%s%s", what, value, kind,
                        key->choices != NULL ? 1 : key->min, key->max, key->choices != NULL ? ", or " : "",
                        key->choices != NULL ? key->choices : "");
     }

@@ -13,6 +13,10 @@ static int bind_log_write(lua_State *L)
     if (!log_enabled(level))
         return 0;
     int n = lua_gettop(L);
+    lua_getglobal(L, "log");
+    if (n > 0 && lua_type(L, 1) == LUA_TTABLE && lua_rawequal(L, 1, -1))
+        return luaL_error(L, "log: call it with a dot, as in log.info(...)");
+    lua_pop(L, 1);
     luaL_Buffer line;
     luaL_buffinit(L, &line);
     for (int i = 1; i <= n; i++) {
@@ -28,6 +32,12 @@ static int bind_log_write(lua_State *L)
     return 0;
 }
 
+static int bind_log_unknown(lua_State *L)
+{
+    return luaL_error(L, "log has no function '%s'; there are debug, info, warn and error",
+                      luaL_tolstring(L, 2, NULL));
+}
+
 void bind_log_open(lua_State *L)
 {
     static const char *const names[] = {
@@ -38,5 +48,9 @@ void bind_log_open(lua_State *L)
         lua_pushcclosure(L, bind_log_write, 1);
         lua_setfield(L, -2, names[level]);
     }
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, bind_log_unknown);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
     lua_setglobal(L, "log");
 }

@@ -183,7 +183,8 @@ static int cli_set_script(struct cli *cli, const char *path, struct err *e)
 {
     struct stat st;
     if (stat(path, &st) < 0)
-        return err_set(e, "cannot read %s: %s", path, strerror(errno));
+        return err_set(e, "cannot read %s: %s (commands are run, check, routes, health, version and help)",
+                       path, strerror(errno));
     const char *tail = S_ISDIR(st.st_mode) ? (path[strlen(path) - 1] == '/' ? "main.lua" : "/main.lua") : "";
     if (asprintf(&cli->script, "%s%s", path, tail) < 0) {
         cli->script = NULL;

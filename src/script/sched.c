@@ -102,7 +102,10 @@ static int sched_call_main(lua_State *L, lua_CFunction body, void *arg, struct e
     vm_of(L)->sched.arg = arg;
     lua_pushcfunction(L, body);
     int status = lua_pcall(L, 0, 0, handler);
-    if (status != LUA_OK) {
+    if (status == LUA_ERRMEM)
+        err_set(e, "not enough memory: the script needs more than vm_memory (%zu bytes)",
+                vm_of(L)->memory_limit);
+    else if (status != LUA_OK) {
         const char *message = lua_tostring(L, -1);
         err_set(e, "%s", message != NULL ? message : "out of memory");
     }
@@ -160,8 +163,8 @@ static void sched_thread_put(struct vm *vm, const struct sched_thread *t)
  * Returns nothing, or the message with its traceback. */
 static int sched_trampoline_done(lua_State *co, int status, lua_KContext context)
 {
-    (void)co;
     (void)context;
+    vm_of(co)->sched.out_of_memory = status == LUA_ERRMEM;
     return status == LUA_OK || status == LUA_YIELD ? 0 : 1;
 }
 
@@ -203,7 +206,10 @@ enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const 
         const char *why = lua_type(t.co, -1) == LUA_TSTRING ? lua_tolstring(t.co, -1, &len) : NULL;
         result = cut ? SCHED_CUT : SCHED_FAILED;
         metrics_add(vm->metrics, cut ? METRIC_HANDLER_CUT : METRIC_HANDLER_ERRORS, 1);
-        if (why != NULL)
+        if (status == LUA_ERRMEM || vm->sched.out_of_memory)
+            log_write(LOG_ERROR, about, "not enough memory: the script needs more than vm_memory (%zu bytes)",
+                      vm->memory_limit);
+        else if (why != NULL)
             log_text(LOG_ERROR, about, why, len);
         else
             log_write(LOG_ERROR, about, "unknown error");

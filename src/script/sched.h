@@ -23,6 +23,7 @@ struct sched {
     } spare[SCHED_POOL];
     unsigned count;
     bool busy;          /* entries do not nest */
+    bool out_of_memory; /* the last entry ended so */
     lua_CFunction body; /* on its way to the trampoline */
     void *arg;          /* on its way to the body */
 };
