@@ -3,6 +3,7 @@
 #include "script/budget.h"
 
 #include <errno.h>
+#include <setjmp.h>
 #include <string.h>
 
 #include <lauxlib.h>
@@ -26,12 +27,20 @@ static void budget_hook(lua_State *L, lua_Debug *ar)
     lua_error(L);
 }
 
-static void budget_arm(lua_State *L)
+/* ThreadSanitizer's own state is not to be touched by a handler that interrupts it (see budget_install_raw).
+ */
+#if defined(__SANITIZE_THREAD__)
+#define BUDGET_UNSEEN __attribute__((no_sanitize_thread))
+#else
+#define BUDGET_UNSEEN
+#endif
+
+BUDGET_UNSEEN static void budget_arm(lua_State *L)
 {
     lua_sethook(L, budget_hook, LUA_MASKCOUNT, 1);
 }
 
-static void budget_on_signal(int number)
+BUDGET_UNSEEN static void budget_on_signal(int number)
 {
     (void)number;
     struct budget *b = budget_mine;
@@ -46,6 +55,15 @@ static void budget_on_signal(int number)
 }
 
 #if defined(__SANITIZE_THREAD__)
+/* ThreadSanitizer follows longjmp but not __longjmp_chk, which Lua raises its errors with: frames that an error
+ * leaves would stay on its own stack until that overflows. This is the one that Lua's library finds. */
+void budget_longjmp(jmp_buf env, int value) __asm__("__longjmp_chk");
+
+BUDGET_UNSEEN void budget_longjmp(jmp_buf env, int value)
+{
+    longjmp(env, value);
+}
+
 /* ThreadSanitizer delays handlers until the next system call, which a tight Lua loop never makes. Past its
  * wrapper, the kernel's own call installs the handler as it is; the rest of the structure, with the C
  * library's trampoline, is taken from what the wrapper installed. */

@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("TIDEWIRE_BIN", str(ROOT / "build" / "tidewire"))
 PATIENCE = 60  # seconds before a test that waits for an event gives up
 
+# What a test says about memory or speed is not true of a server that ThreadSanitizer shadows.
+not_under_tsan = pytest.mark.skipif(f"{os.sep}tsan{os.sep}" in BINARY, reason="measures what ThreadSanitizer distorts")
+
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:")
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, 1.3

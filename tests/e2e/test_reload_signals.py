@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import (BINARY, BINARY_OP, CLOSE, CONT, PATIENCE, PING, PONG, TEXT, Raw, close_payload, environment,
-                      frame, run)
+                      frame, not_under_tsan, run)
 
 REFUSED = 'tidewire_reloads_total{outcome="refused"}'
 TAKEN = 'tidewire_reloads_total{outcome="ok"}'
@@ -167,6 +167,7 @@ def test_fifty_reloads_with_live_connections(serve):
     assert len(re.findall(r"closed in v\d+: 1006", server.log)) == 51
 
 
+@not_under_tsan
 def test_old_code_is_freed_when_its_last_connection_is_gone(serve):
     blob = "BLOB = ('x'):rep(64 * 1024 * 1024)"
     server = serve(version("v", blob))
@@ -704,7 +705,7 @@ def test_pings_of_a_peer_that_never_reads_do_not_pile_up(serve):
         client.sock.settimeout(PATIENCE)
         for _ in range(sent // 131):  # and it goes on as soon as the peer reads
             assert client.frame() == (PONG, b"p" * 125)
-        assert server.metrics()["tidewire_send_queue_bytes"] == 0
+        server.wait_metric("tidewire_send_queue_bytes", 0)
 
 
 # ---- gauges ----

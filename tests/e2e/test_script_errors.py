@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from conftest import BINARY_OP, CLOSE, TEXT, close_payload, frame, run
+from conftest import BINARY_OP, CLOSE, TEXT, close_payload, frame, not_under_tsan, run
 
 ERRORS = 'tidewire_handler_errors_total{reason="error"}'
 CUTS = 'tidewire_handler_errors_total{reason="budget"}'
@@ -406,6 +406,7 @@ def test_an_endless_loop_is_cut(serve, tmp_path, name):
     assert_counted(server, cuts=1)
 
 
+@not_under_tsan
 def test_a_pcall_within_a_pcall_without_end_is_cut_soon(serve):
     server = serve(handler("local function f() while true do pcall(f) end end f()"), handler_budget=1)
     with server.raw("/fine") as neighbour, server.raw("/x") as client:
