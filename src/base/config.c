@@ -33,7 +33,7 @@ const struct config_key config_keys[] = {
     KEY(max_message, CONFIG_BYTES, "1m", 1, GIB, NULL, 0, "WebSocket message, reassembled; beyond it 1009"),
     KEY(send_limit, CONFIG_BYTES, "1m", 1, GIB, NULL, 0, "unsent bytes per WebSocket; beyond it 1013"),
     KEY(idle_timeout, CONFIG_SECONDS, "120", 0, 1e7, NULL, 0, "without any received frame; 0: off"),
-    KEY(ping_interval, CONFIG_SECONDS, "30", 0, 1e7, NULL, 0,
+    KEY(ping_interval, CONFIG_SECONDS, "30", 0, 1e6, NULL, 0,
         "between pings; silence until the next cuts; 0: off"),
     KEY(close_timeout, CONFIG_SECONDS, "5", 0.05, 3600, NULL, 0, "for the peer's answer to a Close"),
     KEY(handler_budget, CONFIG_SECONDS, "5", 0.05, 3600, NULL, 0, "for one handler's run; then it is cut"),

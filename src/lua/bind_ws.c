@@ -294,7 +294,7 @@ static bool bind_ws_push_live_field(lua_State *L, const struct session *s, const
     else if (strcmp(key, "remote_address") == 0)
         s != NULL ? bind_req_push_remote(L, s->head) : lua_pushnil(L);
     else if (strcmp(key, "ping_interval") == 0)
-        s != NULL && s->ping_interval > 0 ? lua_pushnumber(L, (lua_Number)s->ping_interval) : lua_pushnil(L);
+        s != NULL && s->ping_ms > 0 ? lua_pushnumber(L, s->ping_ms / 1000.0) : lua_pushnil(L);
     else
         return false;
     return true;
@@ -341,9 +341,9 @@ static int bind_ws_newindex(lua_State *L)
     if (strcmp(key, "ping_interval") != 0)
         return luaL_error(L, "ws.%s cannot be set: keep your own data in ws.state", key);
     lua_Number seconds = lua_isnil(L, 3) ? 0 : luaL_checknumber(L, 3);
-    if (!lua_isnil(L, 3) && !(seconds >= 0.1 && seconds <= 1e7))
+    if (!lua_isnil(L, 3) && !(seconds >= 0.1 && seconds <= 1e6))
         return luaL_error(
-            L, "ws.ping_interval: %f is not a number of seconds from 0.1 to 1e7, nor nil for off", seconds);
+            L, "ws.ping_interval: %f is not a number of seconds from 0.1 to 1e6, nor nil for off", seconds);
     if (box->session != NULL)
         session_set_ping_interval(box->session, seconds);
     return 0;

@@ -55,8 +55,8 @@ BUDGET_UNSEEN static void budget_on_signal(int number)
 }
 
 #if defined(__SANITIZE_THREAD__)
-/* ThreadSanitizer follows longjmp but not __longjmp_chk, which Lua raises its errors with: frames that an error
- * leaves would stay on its own stack until that overflows. This is the one that Lua's library finds. */
+/* ThreadSanitizer follows longjmp but not __longjmp_chk, which Lua raises its errors with: frames that an
+ * error leaves would stay on its own stack until that overflows. This is the one that Lua's library finds. */
 void budget_longjmp(jmp_buf env, int value) __asm__("__longjmp_chk");
 
 BUDGET_UNSEEN void budget_longjmp(jmp_buf env, int value)

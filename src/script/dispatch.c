@@ -200,6 +200,8 @@ static enum session_sent dispatch_letter_send(struct worker *w, const struct dis
     if (to == w)
         return dispatch_act(w, l, data);
     struct dispatch *d = dispatch_of(to);
+    if (l->len > DISPATCH_INBOX_BYTES)
+        return SESSION_QUEUE_FULL;
     if (atomic_fetch_add(&d->inbox, l->len) > DISPATCH_INBOX_BYTES - l->len) {
         atomic_fetch_sub(&d->inbox, l->len);
         return SESSION_QUEUE_FULL;

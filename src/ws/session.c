@@ -350,8 +350,8 @@ static void session_schedule(struct session *s)
 {
     const struct config *config = s->conn->worker->config;
     double wait = 3600;
-    if (s->ping_interval > 0)
-        wait = (double)s->ping_interval - session_since(s, s->last_ping);
+    if (s->ping_ms > 0)
+        wait = s->ping_ms / 1000.0 - session_since(s, s->last_ping);
     if (config->idle_timeout > 0) {
         double idle = config->idle_timeout - session_since(s, session_last_sign(s));
         wait = idle < wait ? idle : wait;
@@ -361,7 +361,7 @@ static void session_schedule(struct session *s)
 
 void session_set_ping_interval(struct session *s, double seconds)
 {
-    s->ping_interval = (float)seconds;
+    s->ping_ms = (uint32_t)(seconds * 1000 + 0.5);
     s->awaiting_pong = false;
     s->last_ping = s->conn->worker->wheel.now;
     if (session_is_open(s))
@@ -376,7 +376,7 @@ static void session_keep_alive(struct session *s)
         session_close(s, CLOSECODE_GOING_AWAY, "idle", 4);
         return;
     }
-    if (s->ping_interval > 0 && session_since(s, s->last_ping) >= (double)s->ping_interval) {
+    if (s->ping_ms > 0 && session_since(s, s->last_ping) >= s->ping_ms / 1000.0) {
         bool taking = !conn_is_reading(s->conn) && (int32_t)(sign - s->last_ping) >= 0;
         if (s->awaiting_pong && !taking) {
             metrics_add(session_metrics(s), METRIC_PING_TIMEOUTS, 1);
@@ -407,7 +407,9 @@ static void session_on_stop(struct conn *c)
 static void session_on_later(struct conn *c)
 {
     struct session *s = conn_session(c);
-    if (s->drain_due && c->out.bytes == 0 && session_is_open(s)) {
+    if (s->drain_due && c->out.bytes > 0)
+        c->tell_drained = true; /* it has filled again since */
+    else if (s->drain_due && session_is_open(s)) {
         s->drain_due = false;
         session_layer(s)->handler->on_drain(s);
     }
@@ -463,7 +465,7 @@ struct session *session_open(struct conn *c, struct head *head)
         return NULL;
     }
     s->head = head;
-    s->ping_interval = (float)c->worker->config->ping_interval;
+    s->ping_ms = (uint32_t)(c->worker->config->ping_interval * 1000 + 0.5);
     s->last_heard = s->last_ping = c->worker->wheel.now;
     http1_hand_over(c, &session_ops, s);
     metrics_add(session_metrics(s), METRIC_UPGRADES, 1);

@@ -47,7 +47,7 @@ struct session {
     struct session_partial *partial; /* while inside a fragmented or large message, or a control frame */
     void *owner;                     /* this and the next two are the handler's */
     int owner_ref;
-    float ping_interval; /* seconds; 0 is off */
+    uint32_t ping_ms; /* between pings; 0 is off */
     uint16_t owner_route;
     uint16_t close_code;
     uint8_t state; /* enum session_state */
