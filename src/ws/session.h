@@ -45,18 +45,18 @@ struct session {
     struct head *head;               /* owned */
     struct framer *rx;               /* while inside a frame */
     struct session_partial *partial; /* while inside a fragmented or large message, or a control frame */
-    void *owner;                     /* this and the next two are the handler's */
+    char *close_reason;              /* the peer's; or NULL */
+    void *owner;                     /* this, owner_ref and owner_route are the handler's */
     int owner_ref;
-    uint32_t ping_ms; /* between pings; 0 is off */
+    uint32_t ping_ms;               /* between pings; 0 is off */
+    uint32_t last_heard, last_ping; /* ticks of the worker's wheel */
     uint16_t owner_route;
     uint16_t close_code;
-    uint8_t state; /* enum session_state */
-    bool told;     /* on_close has been called */
-    bool awaiting_pong;
-    bool drain_due; /* on_drain is to be told when the queue is empty */
     uint8_t close_reason_len;
-    uint32_t last_heard, last_ping; /* ticks of the worker's wheel */
-    char *close_reason;             /* the peer's; or NULL */
+    uint8_t state; /* enum session_state */
+    bool told : 1; /* on_close has been called */
+    bool awaiting_pong : 1;
+    bool drain_due : 1; /* on_drain is to be told when the queue is empty */
 };
 
 /* The WebSocket layer of a worker; worker->layer[WORKER_WS]. 0, or -1 when memory runs out. */

@@ -457,7 +457,7 @@ def test_who_does_not_answer_the_pings_of_the_script_is_cut(serve):
     server.wait_log("over 1006")
 
 
-BAD_INTERVALS = ["0", "0.09", "-1", "1e8", "math.huge", "0/0", "'x'", "{}", "true", "false"]
+BAD_INTERVALS = ["0", "0.09", "-1", "1000001", "math.huge", "0/0", "'x'", "{}", "true", "false"]
 
 
 @pytest.mark.parametrize("value", BAD_INTERVALS)
