@@ -333,7 +333,19 @@ static void on_close(struct session *s, unsigned code, const char *reason, size_
     record_end(record, code, reason, reason_len);
 }
 
-static const struct session_handler handler = {.on_message = on_message, .on_close = on_close};
+static void on_control(struct session *s, bool ping, const char *data, size_t len)
+{
+    (void)ping;
+    CHECK(s == session && session_is_open(s) && data != NULL && len <= 125);
+}
+
+static void on_drain(struct session *s)
+{
+    CHECK(s == session && session_is_open(s) && s->conn->out.bytes == 0);
+}
+
+static const struct session_handler handler = {
+    .on_message = on_message, .on_control = on_control, .on_drain = on_drain, .on_close = on_close};
 
 static void on_request(struct conn *c, struct head *head)
 {

@@ -26,6 +26,8 @@ static struct {
     struct session *session; /* NULL once it is over */
     int peer;
     struct buf heard;                      /* messages: "t:" or "b:", the data, "\n" */
+    char controls[64];                     /* pings and pongs: "<" or ">" and the payload's length */
+    unsigned drained;                      /* how often on_drain was told */
     void (*on_message)(struct session *s); /* what the handler does besides */
     void (*on_close)(struct session *s);
     bool in_callback;
@@ -64,7 +66,25 @@ static inline void on_close(struct session *s, unsigned code, const char *reason
     ws.session = NULL;
 }
 
-static const struct session_handler handler = {.on_message = on_message, .on_close = on_close};
+static inline void on_control(struct session *s, bool ping, const char *data, size_t len)
+{
+    assert_ptr_equal(s, ws.session);
+    assert_false(ws.in_callback);
+    assert_non_null(data);
+    size_t at = strlen(ws.controls);
+    snprintf(ws.controls + at, sizeof ws.controls - at, "%s%zu", ping ? "<" : ">", len);
+}
+
+static inline void on_drain(struct session *s)
+{
+    assert_ptr_equal(s, ws.session);
+    assert_false(ws.in_callback);
+    assert_int_equal(s->conn->out.bytes, 0);
+    ws.drained++;
+}
+
+static const struct session_handler handler = {
+    .on_message = on_message, .on_control = on_control, .on_drain = on_drain, .on_close = on_close};
 
 static inline void on_request(struct conn *c, struct head *head)
 {

@@ -392,7 +392,7 @@ static void messages(void **state)
          "max_message: \"2g\" is not a number of bytes from 1 to 1073741824"},
         {"close_timeout", "TIDEWIRE_CLOSE_TIMEOUT", "soon",
          "TIDEWIRE_CLOSE_TIMEOUT: \"soon\" is not a number of seconds from 0.05 to 3600"},
-        {"workers", "-w", "0", "-w: \"0\" is not a number of count from 1 to 256, or auto"},
+        {"workers", "-w", "0", "-w: \"0\" is not a whole number from 1 to 256, or auto"},
         {"log_level", "--log-level", "loud", "--log-level: \"loud\" is none of debug|info|warn|error"},
         {"abort_stuck", "abort_stuck", "maybe", "abort_stuck: \"maybe\" is neither true nor false"},
     };

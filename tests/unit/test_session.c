@@ -119,6 +119,35 @@ static void unasked_pong(void **state)
     peer_sends(FIN | PONG, "unasked");
     assert_peer_reads("", 0);
     assert_open();
+    assert_string_equal(ws.controls, ">7");
+}
+
+static void pings_are_told(void **state)
+{
+    (void)state;
+    peer_sends(FIN | PING, "one");
+    peer_sends(FIN | PING, "");
+    peer_sends(FIN | PONG, "four");
+    assert_string_equal(ws.controls, "<3<0>4");
+    session_close(ws.session, CLOSECODE_NORMAL, "", 0);
+    peer_sends(FIN | PING, "late");
+    assert_string_equal(ws.controls, "<3<0>4");
+}
+
+static void drain_is_told_over_half(void **state)
+{
+    (void)state;
+    config.send_limit = 1000;
+    assert_int_equal(session_send(ws.session, false, "x", 1), SESSION_SENT);
+    run();
+    assert_int_equal(ws.drained, 0);
+    char data[600] = {0};
+    assert_int_equal(session_send(ws.session, false, data, sizeof data), SESSION_SENT);
+    assert_int_equal(ws.drained, 0);
+    run();
+    assert_int_equal(ws.drained, 1);
+    run();
+    assert_int_equal(ws.drained, 1);
 }
 
 static void sends_text_and_binary(void **state)
@@ -524,6 +553,8 @@ int main(void)
                                        TEST(a_byte_at_a_time),
                                        TEST(fragments_around_a_ping),
                                        TEST(unasked_pong),
+                                       TEST(pings_are_told),
+                                       TEST(drain_is_told_over_half),
                                        TEST(sends_text_and_binary),
                                        TEST(answers_in_order),
                                        TEST(faults),
