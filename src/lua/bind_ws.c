@@ -82,7 +82,7 @@ static int bind_ws_set_on_close(lua_State *L)
     return bind_ws_set_handler(L, BIND_WS_CLOSE);
 }
 
-/* Pushes more[key] of the box at index 1, nil when there is none. */
+/* Pushes more[key] of the box at index `box`, nil when there is none; returns its type. */
 static int bind_ws_get_more(lua_State *L, int box, int key)
 {
     if (lua_getiuservalue(L, box, BIND_WS_MORE) != LUA_TTABLE)

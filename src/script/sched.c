@@ -181,6 +181,21 @@ static int sched_trampoline(lua_State *co)
     return sched_trampoline_done(co, lua_pcallk(co, 0, 0, 1, 0, sched_trampoline_done), 0);
 }
 
+/* Counts and logs a failed entry; its message, when there is one, is on top of `co`. */
+static void sched_report(struct vm *vm, lua_State *co, int status, bool cut, const struct log_context *about)
+{
+    size_t len;
+    const char *why = lua_type(co, -1) == LUA_TSTRING ? lua_tolstring(co, -1, &len) : NULL;
+    metrics_add(vm->metrics, cut ? METRIC_HANDLER_CUT : METRIC_HANDLER_ERRORS, 1);
+    if (status == LUA_ERRMEM || vm->sched.out_of_memory)
+        log_write(LOG_ERROR, about, "not enough memory: the script needs more than vm_memory (%zu bytes)",
+                  vm->memory_limit);
+    else if (why != NULL)
+        log_text(LOG_ERROR, about, why, len);
+    else
+        log_write(LOG_ERROR, about, "unknown error");
+}
+
 enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const struct log_context *about)
 {
     assert(!vm->sched.busy);
@@ -200,30 +215,17 @@ enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const 
     budget_enter(vm->budget, t.co);
     int status = lua_resume(t.co, vm->L, 0, &results);
     bool cut = budget_leave(vm->budget, t.co);
-    enum sched_result result = SCHED_OK;
-    if (status != LUA_OK || results > 0) {
-        size_t len;
-        const char *why = lua_type(t.co, -1) == LUA_TSTRING ? lua_tolstring(t.co, -1, &len) : NULL;
-        result = cut ? SCHED_CUT : SCHED_FAILED;
-        metrics_add(vm->metrics, cut ? METRIC_HANDLER_CUT : METRIC_HANDLER_ERRORS, 1);
-        if (status == LUA_ERRMEM || vm->sched.out_of_memory)
-            log_write(LOG_ERROR, about, "not enough memory: the script needs more than vm_memory (%zu bytes)",
-                      vm->memory_limit);
-        else if (why != NULL)
-            log_text(LOG_ERROR, about, why, len);
-        else
-            log_write(LOG_ERROR, about, "unknown error");
-    }
+    bool failed = status != LUA_OK || results > 0;
+    if (failed)
+        sched_report(vm, t.co, status, cut, about);
     vm->about = (struct log_context){.worker = vm->worker};
     vm->sched.busy = false;
-    if (result != SCHED_OK && vm->memory > vm->memory_limit / 2)
-        lua_gc(
-            vm->L,
-            LUA_GCCOLLECT); /* string buffers ask the allocator past the collector: make room for the next */
+    if (failed && vm->memory > vm->memory_limit / 2) /* string buffers ask the allocator past the collector */
+        lua_gc(vm->L, LUA_GCCOLLECT);
     if (status == LUA_OK) {
         lua_settop(t.co, 0);
         sched_thread_put(vm, &t);
     } else /* the trampoline itself failed: nothing to reuse */
         luaL_unref(vm->L, LUA_REGISTRYINDEX, t.ref);
-    return result;
+    return !failed ? SCHED_OK : cut ? SCHED_CUT : SCHED_FAILED;
 }
