@@ -21,9 +21,34 @@ app = {}
 ---@param handler fun(ws: tidewire.ws, req: tidewire.req) runs once for each connection, before its messages are read
 function app.websocket(path, handler) end
 
+---Sends to the WebSocket with that `ws.id`, whichever worker holds it; not while the script loads.
+---
+---For a connection of another worker `true` means that the message has been handed over.
+---@param id integer
+---@param data string|number text must be UTF-8
+---@param options { binary: boolean? }? `{binary = true}` sends it as a binary message
+---@return true? sent nil when it was not
+---@return nil|"closed"|"queue full"|"not UTF-8" why
+function app.send(id, data, options) end
+
+---Starts the close handshake of the WebSocket with that `ws.id`, whichever worker holds it; not while the script loads.
+---
+---For a connection of another worker `true` means that this has been handed over.
+---@param id integer
+---@param code integer? default 1000; 1000 to 1003, 1007 to 1009, 1011 to 1013 or 3000 to 4999, others raise
+---@param reason string? UTF-8, up to 123 bytes
+---@return true? closing nil when it is not
+---@return nil|"closed"|"queue full" why
+function app.close(id, code, reason) end
+
 ---One WebSocket connection. It may be kept for longer than the connection lives.
 ---@class tidewire.ws
 ---@field id integer no other connection of this server process has or had it
+---@field state table for what belongs to this connection; made when first used, readable after the close
+---@field params table<string, string>? what the route captured, as in req.params; nil after the close
+---@field remote_address string? as in req.remote_address; nil after the close
+---@field buffered integer bytes in the send queue that the kernel has not taken yet
+---@field ping_interval number? seconds between the server's pings, from 0.1, can be set; nil: no pings
 ---@field request tidewire.req? the request that opened it; nil after the close, unless it was read before
 ---@field is_closed boolean whether nothing can be sent any more
 ---@field close_code integer? the code that on_close gets; nil before
@@ -44,6 +69,18 @@ function ws:on_binary(handler) end
 ---@param handler fun(ws: tidewire.ws, code: integer, reason: string)?
 function ws:on_close(handler) end
 
+---Sets what is called for each ping, after the server has answered it. nil removes it.
+---@param handler fun(ws: tidewire.ws, payload: string)?
+function ws:on_ping(handler) end
+
+---Sets what is called for each pong. Those that answer the server's own pings are empty. nil removes it.
+---@param handler fun(ws: tidewire.ws, payload: string)?
+function ws:on_pong(handler) end
+
+---Sets what is called when the send queue has emptied after it was over half of send_limit. nil removes it.
+---@param handler fun(ws: tidewire.ws)?
+function ws:on_drain(handler) end
+
 ---Sends a string as text, or a list of byte values as binary. Never raises because the connection is closed.
 ---@param data string|number|integer[] text must be UTF-8; byte values are 0 to 255
 ---@return true? sent nil when it was not
@@ -55,6 +92,18 @@ function ws:send(data) end
 ---@return true? sent nil when it was not
 ---@return nil|"closed"|"queue full" why after "queue full" the connection is being closed with 1013
 function ws:send_binary(bytes) end
+
+---Sends a ping; its answer comes to on_pong. send_limit does not hold for it.
+---@param payload string|number? up to 125 bytes, default ""; a longer one raises
+---@return true? sent nil when it was not
+---@return nil|"closed" why
+function ws:ping(payload) end
+
+---Sends a pong that answers no ping: pings are answered by the server. send_limit does not hold for it.
+---@param payload string|number? up to 125 bytes, default ""; a longer one raises
+---@return true? sent nil when it was not
+---@return nil|"closed" why
+function ws:pong(payload) end
 
 ---Starts the close handshake, after what is queued; on_close follows.
 ---@param code integer? default 1000; 1000 to 1003, 1007 to 1009, 1011 to 1013 or 3000 to 4999, others raise
