@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -55,7 +56,7 @@ struct server {
     ev_signal on_hup, on_term, on_int;
     ev_timer stop_deadline;
     bool stopping;
-    int pid_fd; /* 0: none */
+    int pid_fd; /* -1: none */
     int exit_code;
 };
 
@@ -87,26 +88,40 @@ static void set_limits(struct config *config)
             (int64_t)files.rlim_cur > 2 * reserve ? (int64_t)files.rlim_cur - reserve : 1;
 }
 
+/* Opens and locks the pid file; -1 when that fails. A server that was leaving may have removed the file
+ * between our open and our lock: then the path is another file's, or nobody's. */
+static int lock_pid_file(const char *path)
+{
+    for (;;) {
+        struct stat ours, there;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0)
+            return -1;
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &ours) < 0) {
+            int why = errno;
+            close(fd);
+            errno = why;
+            return -1;
+        }
+        if (stat(path, &there) == 0 && there.st_ino == ours.st_ino && there.st_dev == ours.st_dev)
+            return fd;
+        close(fd);
+    }
+}
+
 /* The file stays open and locked, so that no second server takes it over. */
 static int write_pid_file(struct server *s, struct err *e)
 {
     const char *path = s->cli.config.pid_file;
     if (path == NULL)
         return 0;
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
-        close(fd);
+    s->pid_fd = lock_pid_file(path);
+    if (s->pid_fd < 0 && errno == EWOULDBLOCK)
         return err_set(
             e, "the pid file %s belongs to a running server; stop that or name another with --pid-file",
             path);
-    }
-    if (fd < 0 || ftruncate(fd, 0) < 0 || dprintf(fd, "%ld\n", (long)getpid()) < 0) {
-        err_set(e, "cannot write the pid file %s: %s", path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
-        return -1;
-    }
-    s->pid_fd = fd;
+    if (s->pid_fd < 0 || ftruncate(s->pid_fd, 0) < 0 || dprintf(s->pid_fd, "%ld\n", (long)getpid()) < 0)
+        return err_set(e, "cannot write the pid file %s: %s", path, strerror(errno));
     return 0;
 }
 
@@ -119,10 +134,10 @@ static void remove_files(struct server *s)
         listener_release(&s->sets[i]);
     control_close(s->control);
     s->control = NULL;
-    if (s->pid_fd > 0) {
+    if (s->pid_fd >= 0) {
         unlink(s->cli.config.pid_file);
         close(s->pid_fd);
-        s->pid_fd = 0;
+        s->pid_fd = -1;
     }
 }
 
@@ -486,7 +501,7 @@ static int ask_health(const struct config *config)
 
 int main(int argc, char **argv)
 {
-    static struct server server;
+    static struct server server = {.pid_fd = -1};
     struct err e;
     int exit_code = EXIT_FINE;
     if (cli_parse(&server.cli, argc, argv, environ, &e) < 0) {

@@ -340,10 +340,11 @@ static int bind_ws_newindex(lua_State *L)
     const char *key = luaL_checkstring(L, 2);
     if (strcmp(key, "ping_interval") != 0)
         return luaL_error(L, "ws.%s cannot be set: keep your own data in ws.state", key);
-    lua_Number seconds = lua_isnil(L, 3) ? 0 : luaL_checknumber(L, 3);
-    if (!lua_isnil(L, 3) && !(seconds >= 0.1 && seconds <= 1e6))
-        return luaL_error(
-            L, "ws.ping_interval: %f is not a number of seconds from 0.1 to 1e6, nor nil for off", seconds);
+    lua_Number seconds = lua_tonumber(L, 3);
+    if (!lua_isnil(L, 3) && !(lua_type(L, 3) == LUA_TNUMBER && seconds >= 0.1 && seconds <= 1e6))
+        return luaL_error(L,
+                          "ws.ping_interval: %s is not a number of seconds from 0.1 to 1e6, nor nil for off",
+                          luaL_tolstring(L, 3, NULL));
     if (box->session != NULL)
         session_set_ping_interval(box->session, seconds);
     return 0;

@@ -187,7 +187,7 @@ static void dispatch_on_letter(struct mail *mail, void *receiver)
     struct worker *w = receiver;
     struct dispatch *d = dispatch_of(w);
     if (d != NULL) { /* NULL: it has come after the end */
-        atomic_fetch_sub(&d->inbox, l->len);
+        atomic_fetch_sub(&d->inbox, sizeof *l + l->len);
         dispatch_act(w, l, l->data);
     }
     free(l);
@@ -200,15 +200,13 @@ static enum session_sent dispatch_letter_send(struct worker *w, const struct dis
     if (to == w)
         return dispatch_act(w, l, data);
     struct dispatch *d = dispatch_of(to);
-    if (l->len > DISPATCH_INBOX_BYTES)
+    size_t size = sizeof *l + l->len;
+    if (size > DISPATCH_INBOX_BYTES)
         return SESSION_QUEUE_FULL;
-    if (atomic_fetch_add(&d->inbox, l->len) > DISPATCH_INBOX_BYTES - l->len) {
-        atomic_fetch_sub(&d->inbox, l->len);
-        return SESSION_QUEUE_FULL;
-    }
-    struct dispatch_letter *copy = malloc(sizeof *copy + l->len);
+    bool fits = atomic_fetch_add(&d->inbox, size) <= DISPATCH_INBOX_BYTES - size;
+    struct dispatch_letter *copy = fits ? malloc(size) : NULL;
     if (copy == NULL) {
-        atomic_fetch_sub(&d->inbox, l->len);
+        atomic_fetch_sub(&d->inbox, size);
         return SESSION_QUEUE_FULL;
     }
     *copy = *l;

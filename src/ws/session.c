@@ -359,9 +359,16 @@ static void session_schedule(struct session *s)
     conn_set_deadline(s->conn, wait > 0 ? wait : 0);
 }
 
+/* Rounded, but never to 0, which would turn the pings off. */
+static uint32_t session_ms(double seconds)
+{
+    uint32_t ms = (uint32_t)(seconds * 1000 + 0.5);
+    return ms == 0 && seconds > 0 ? 1 : ms;
+}
+
 void session_set_ping_interval(struct session *s, double seconds)
 {
-    s->ping_ms = (uint32_t)(seconds * 1000 + 0.5);
+    s->ping_ms = session_ms(seconds);
     s->awaiting_pong = false;
     s->last_ping = s->conn->worker->wheel.now;
     if (session_is_open(s))
@@ -465,7 +472,7 @@ struct session *session_open(struct conn *c, struct head *head)
         return NULL;
     }
     s->head = head;
-    s->ping_ms = (uint32_t)(c->worker->config->ping_interval * 1000 + 0.5);
+    s->ping_ms = session_ms(c->worker->config->ping_interval);
     s->last_heard = s->last_ping = c->worker->wheel.now;
     http1_hand_over(c, &session_ops, s);
     metrics_add(session_metrics(s), METRIC_UPGRADES, 1);
