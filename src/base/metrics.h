@@ -19,10 +19,8 @@
     X(REFUSED_FULL, "tidewire_connections_refused_total", "reason=\"full\"", "counter",                      \
       "Connections refused.")                                                                                \
     X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
-    X(HTTP_2XX, "tidewire_http_responses_total", "class=\"2xx\"", "counter",                                 \
+    X(HTTP_4XX, "tidewire_http_responses_total", "class=\"4xx\"", "counter",                                 \
       "HTTP answers by class of status.")                                                                    \
-    X(HTTP_3XX, "tidewire_http_responses_total", "class=\"3xx\"", "counter", "")                             \
-    X(HTTP_4XX, "tidewire_http_responses_total", "class=\"4xx\"", "counter", "")                             \
     X(HTTP_5XX, "tidewire_http_responses_total", "class=\"5xx\"", "counter", "")                             \
     X(MESSAGES_IN, "tidewire_messages_received_total", "", "counter", "Whole WebSocket messages received.")  \
     X(MESSAGES_OUT, "tidewire_messages_sent_total", "", "counter", "WebSocket messages queued for sending.") \

@@ -55,7 +55,6 @@ enum head_flag {
 struct head {
     _Atomic uint32_t refs;
     uint64_t content_length;
-    uint64_t request_id;     /* set by the owner */
     struct head_span target; /* as sent */
     struct head_span path;   /* absolute path, still percent-encoded; "*" for OPTIONS * */
     struct head_span query;  /* after the '?', which is not part of it; empty when there is none */

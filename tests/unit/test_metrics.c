@@ -99,7 +99,6 @@ static void renders_values(void **state)
     static const char *const lines[] = {
         "\ntidewire_connections_accepted_total 8\n",
         "\ntidewire_websockets 0\n",
-        "\ntidewire_http_responses_total{class=\"2xx\"} 0\n",
         "\ntidewire_http_responses_total{class=\"4xx\"} 12345678901234567890\n",
         "\ntidewire_http_responses_total{class=\"5xx\"} 7\n",
         "\n# TYPE tidewire_http_responses_total counter\n",
