@@ -46,7 +46,7 @@ static void conn_watch(struct conn *c, int events)
 /* Watches for what the connection is waiting for now. */
 static void conn_rewatch(struct conn *c, bool blocked)
 {
-    bool read = c->held == NULL && !(blocked && c->out.bytes > CONN_READ_STOP);
+    bool read = !c->holds && !(blocked && c->out.bytes > CONN_READ_STOP);
     conn_watch(c, (read ? EV_READ : 0) | (blocked ? EV_WRITE : 0));
 }
 
@@ -67,13 +67,13 @@ static void conn_hold(struct conn *c, const uint8_t *data, size_t len)
     h->start = 0;
     h->len = len;
     memcpy(h->data, data, len);
-    c->held = h;
+    c->holds = true;
     list_append(&c->worker->ready, &h->link);
 }
 
-static void conn_feed_held(struct conn *c)
+static void conn_feed_held(struct conn_held *h)
 {
-    struct conn_held *h = c->held;
+    struct conn *c = h->conn;
     if (c->state == CONN_OPEN)
         h->start += c->ops->on_data(c, h->data + h->start, h->len - h->start);
     if (c->state == CONN_OPEN && h->start < h->len) {
@@ -81,9 +81,23 @@ static void conn_feed_held(struct conn *c)
         return;
     }
     free(h);
-    c->held = NULL;
+    c->holds = false;
     if (c->state != CONN_DEAD)
         conn_rewatch(c, conn_is_blocked(c));
+}
+
+/* Throws away what a dying connection holds; rare enough for a search. */
+static void conn_drop_held(struct conn *c)
+{
+    struct list *ready = &c->worker->ready;
+    for (struct list *l = ready->next; l != ready; l = l->next) {
+        struct conn_held *h = LIST_ENTRY(l, struct conn_held, link);
+        if (h->conn == c) {
+            list_remove(&h->link);
+            free(h);
+            return;
+        }
+    }
 }
 
 void conn_feed_ready(struct worker *w)
@@ -93,7 +107,7 @@ void conn_feed_ready(struct worker *w)
     while (!list_empty(&now)) {
         struct conn_held *h = LIST_ENTRY(now.next, struct conn_held, link);
         list_remove(&h->link);
-        conn_feed_held(h->conn);
+        conn_feed_held(h);
     }
 }
 
@@ -279,9 +293,8 @@ void conn_settle(struct conn *c)
     if (c->state != CONN_DEAD)
         conn_flush(c);
     else if (!c->dirty) {
-        if (c->held != NULL)
-            list_remove(&c->held->link);
-        free(c->held);
+        if (c->holds)
+            conn_drop_held(c);
         c->ops->on_dead(c);
         assert(!c->dirty);
         worker_conn_closed(c->worker);

@@ -56,14 +56,14 @@ struct conn {
     const struct conn_ops *ops;
     struct outq out;
     struct wheel_item timer;
-    struct conn *next;      /* in the worker's dirty list */
-    struct conn_held *held; /* input that on_data has not dealt with */
-    uint64_t id;            /* rises; id % number of workers + 1 is the worker */
-    uint32_t last_sent;     /* tick of the worker's wheel at which the kernel last took bytes */
-    uint8_t state;          /* enum conn_state */
-    bool dirty;
-    bool later;
-    bool tell_drained; /* ask for on_later once, when the queue has emptied */
+    struct conn *next;  /* in the worker's dirty list */
+    uint64_t id;        /* rises; id % number of workers + 1 is the worker */
+    uint32_t last_sent; /* tick of the worker's wheel at which the kernel last took bytes */
+    uint8_t state;      /* enum conn_state */
+    bool dirty : 1;
+    bool later : 1;
+    bool holds : 1;        /* input that on_data has not dealt with waits in the worker's ready list */
+    bool tell_drained : 1; /* ask for on_later once, when the queue has emptied */
 };
 
 /* The protocol's own state. */
@@ -81,7 +81,7 @@ static inline void conn_set_session(struct conn *c, const struct conn_ops *ops, 
 /* Whether input is being read: not while a slow peer's queue is long, nor while input is held. */
 static inline bool conn_is_reading(const struct conn *c)
 {
-    return (c->io.events & EV_READ) != 0 && c->held == NULL;
+    return (c->io.events & EV_READ) != 0 && !c->holds;
 }
 
 /* Starts a connection on `fd`, which it takes over. NULL when memory runs out (then fd is closed). */

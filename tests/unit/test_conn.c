@@ -210,7 +210,7 @@ static void held_input_and_a_full_queue(void **state)
     one->bite = 1;
     peer_writes(one, "abc");
     ev_run(worker->loop, EVRUN_NOWAIT);
-    assert_non_null(one->c->held);
+    assert_true(one->c->holds);
     send_pattern(one->c, BIG);
     run();
     assert_int_equal(one->got.len, 3);
@@ -233,7 +233,7 @@ static void ends_while_input_is_held(void **state)
         peer_writes(one, "abcdefghijklmnopqrstuvwxyz");
         while (!ev_is_active(&worker->spin))
             ev_run(worker->loop, EVRUN_NOWAIT);
-        assert_non_null(one->c->held);
+        assert_true(one->c->holds);
         memset(one->trace + 1, 0, sizeof one->trace - 1);
         one->on['d'] = how == 0 ? do_close : how == 2 ? do_finish : NULL;
         one->on['t'] = one->on['l'] = do_close;
@@ -265,8 +265,8 @@ static void closes_another_that_holds_input(void **state)
     peer_writes(one, "abcdefghij");
     peer_writes(two, "abcdefghij");
     ev_run(worker->loop, EVRUN_NOWAIT);
-    assert_non_null(one->c->held);
-    assert_non_null(two->c->held);
+    assert_true(one->c->holds);
+    assert_true(two->c->holds);
     for (size_t i = 0; i < 2; i++) {
         probes[i].other = &probes[1 - i];
         probes[i].on['d'] = do_close_other;
