@@ -301,7 +301,7 @@ static size_t session_on_data(struct conn *c, uint8_t *data, size_t len)
 {
     struct session *s = conn_session(c);
     const uint8_t *begin = data;
-    uint64_t end_of_turn = clock_coarse_ms() + SESSION_TURN_MS;
+    uint64_t end_of_turn = 0; /* not asked for until there is a second frame */
     s->last_heard = c->worker->wheel.now;
     s->awaiting_pong = false;
     while (len > 0 && c->state == CONN_OPEN) {
@@ -316,7 +316,12 @@ static size_t session_on_data(struct conn *c, uint8_t *data, size_t len)
         }
         data += used;
         len -= used;
-        if (clock_coarse_ms() > end_of_turn)
+        if (len == 0)
+            break;
+        uint64_t now = clock_coarse_ms();
+        if (end_of_turn == 0)
+            end_of_turn = now + SESSION_TURN_MS;
+        else if (now > end_of_turn)
             break;
     }
     if (s->state == SESSION_ENDED)
