@@ -37,7 +37,7 @@ enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 /* Descriptors kept for what is not a connection: loops and listeners of each worker, logs, files being read,
  * refusals on their way out. */
 #define FILE_RESERVE            160
-#define FILE_RESERVE_PER_WORKER (4 + CONFIG_MAX_LISTEN)
+#define FILE_RESERVE_PER_WORKER (4 + CONFIG_LIST_MAX)
 
 struct server {
     struct cli cli;
@@ -48,7 +48,7 @@ struct server {
     struct reaper *reaper;
     struct control *control;
     struct watchdog watchdog;
-    struct listener_set sets[CONFIG_MAX_LISTEN];
+    struct listener_set sets[CONFIG_LIST_MAX];
     struct worker **workers; /* NULL until the first generation is there */
     struct mail *finished;   /* one for each worker */
     size_t nworkers, nstarted, nfinished;
@@ -130,7 +130,7 @@ static int write_pid_file(struct server *s, struct err *e)
 /* What would be left in the file system. */
 static void remove_files(struct server *s)
 {
-    for (size_t i = 0; i < CONFIG_MAX_LISTEN; i++)
+    for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
         listener_release(&s->sets[i]);
     control_close(s->control);
     s->control = NULL;
@@ -238,8 +238,8 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     s->finished = calloc(s->nworkers, sizeof s->finished[0]);
     if (s->workers == NULL || s->finished == NULL)
         return err_set(e, "out of memory");
-    for (size_t i = 0; i < config->nlisten; i++)
-        if (listener_bind(&s->sets[i], config->listen[i], s->nworkers, e) < 0)
+    for (size_t i = 0; i < config->listen.n; i++)
+        if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
             return -1;
     if (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0)
         return -1;
@@ -253,7 +253,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         if (dispatch_worker_init(w, gen->vms[i], s->reaper) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;
-        for (size_t j = 0; j < config->nlisten; j++)
+        for (size_t j = 0; j < config->listen.n; j++)
             if (i < s->sets[j].nfds && listener_add(w, &s->sets[j], i) < 0)
                 return err_set(e, "out of memory");
     }
@@ -266,7 +266,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
             return err_set(e, "cannot start worker %zu: %s", i + 1, strerror(rc));
         s->nstarted++;
     }
-    for (size_t i = 0; i < config->nlisten; i++)
+    for (size_t i = 0; i < config->listen.n; i++)
         log_always("listening on %s", s->sets[i].text);
     return 0;
 }
@@ -471,8 +471,8 @@ static void finish(struct server *s)
 static int serve(struct server *s)
 {
     struct err e;
-    for (size_t i = 0; i < s->cli.config.nlisten; i++)
-        if (listener_check(s->cli.config.listen[i], &e) < 0) {
+    for (size_t i = 0; i < s->cli.config.listen.n; i++)
+        if (listener_check(s->cli.config.listen.item[i], &e) < 0) {
             fprintf(stderr, "tidewire: %s\n", e.text);
             return EXIT_USAGE;
         }

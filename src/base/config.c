@@ -27,19 +27,38 @@ const struct config_key config_keys[] = {
     KEY(pid_file, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "file to write the process id to"),
     KEY(max_connections, CONFIG_COUNT, "auto", 0, 1e8, "auto", 0,
         "beyond it 503; auto: the file limit less a reserve"),
+    KEY(max_connections_per_address, CONFIG_COUNT, "0", 0, 1e8, NULL, 0,
+        "beyond it 429; IPv6 by /64; 0: off"),
+    KEY(handshakes_per_second, CONFIG_NUMBER, "0", 0, 1e6, NULL, 0, "process-wide; beyond it 503; 0: off"),
     KEY(handshake_timeout, CONFIG_SECONDS, "10", 0.05, 3600, NULL, 0,
         "for a request's head to arrive; then 408"),
     KEY(max_head, CONFIG_BYTES, "16k", 512, 65000, NULL, 0, "request head; beyond it 431"),
+    KEY(origins, CONFIG_LIST, "same", 0, 0, NULL, 0,
+        "pages that may connect: same, *, https://*.example.com, null"),
+    KEY(max_frame, CONFIG_BYTES, "0", 0, GIB, NULL, 0, "WebSocket frame; beyond it 1009; 0: as max_message"),
     KEY(max_message, CONFIG_BYTES, "1m", 1, GIB, NULL, 0, "WebSocket message, reassembled; beyond it 1009"),
+    KEY(messages_per_second, CONFIG_NUMBER, "0", 0, 1e6, NULL, 0,
+        "per WebSocket; beyond it reading pauses; 0: off"),
+    KEY(read_ahead, CONFIG_BYTES, "64k", 0, GIB, NULL, 0, "messages that wait while a handler is suspended"),
     KEY(send_limit, CONFIG_BYTES, "1m", 1, GIB, NULL, 0, "unsent bytes per WebSocket; beyond it 1013"),
+    KEY(on_slow, CONFIG_CHOICE, "close", 0, 0, "close|drop", 0,
+        "what becomes of a message beyond send_limit"),
     KEY(idle_timeout, CONFIG_SECONDS, "120", 0, 1e7, NULL, 0, "without any received frame; 0: off"),
     KEY(ping_interval, CONFIG_SECONDS, "30", 0, 1e6, NULL, 0,
         "between pings; silence until the next cuts; 0: off"),
     KEY(close_timeout, CONFIG_SECONDS, "5", 0.05, 3600, NULL, 0, "for the peer's answer to a Close"),
     KEY(handler_budget, CONFIG_SECONDS, "5", 0.05, 3600, NULL, 0, "for one handler's run; then it is cut"),
     KEY(load_budget, CONFIG_SECONDS, "10", 0.05, 3600, NULL, 0, "for loading the script"),
+    KEY(reload_drain, CONFIG_SECONDS, "30", 0, 86400, NULL, 0,
+        "for what still runs in the code of before a reload"),
     KEY(drain_timeout, CONFIG_SECONDS, "8", 0, 3600, NULL, 0, "for live connections when stopping"),
+    KEY(max_tasks, CONFIG_COUNT, "100000", 1, 1e8, NULL, 0,
+        "suspended handlers, spawned functions and timers, per worker"),
     KEY(vm_memory, CONFIG_BYTES, "512m", 4 * MIB, 64 * GIB, NULL, 0, "for Lua, per worker"),
+    KEY(inbox_limit, CONFIG_BYTES, "64m", MIB, 64 * GIB, NULL, 0, "messages on their way to one worker"),
+    KEY(reassembly_limit, CONFIG_BYTES, "256m", MIB, 64 * GIB, NULL, 0,
+        "all messages not yet whole or not yet handled, process-wide"),
+    KEY(queue_limit, CONFIG_BYTES, "1g", MIB, 64 * GIB, NULL, 0, "all send queues, process-wide"),
     KEY(abort_stuck, CONFIG_BOOL, "false", 0, 0, NULL, 0,
         "abort when a C function called by a script never ends"),
 };
@@ -62,17 +81,28 @@ int config_init(struct config *c)
     return 0;
 }
 
-static void config_clear_list(struct config *c)
+static void config_clear_list(struct config_list *list)
 {
-    while (c->nlisten > 0)
-        free(c->listen[--c->nlisten]);
+    while (list->n > 0)
+        free(list->item[--list->n]);
+}
+
+void config_list_free(struct config_list *list)
+{
+    if (list != NULL)
+        config_clear_list(list);
+    free(list);
 }
 
 void config_fini(struct config *c)
 {
-    config_clear_list(c);
-    free(c->control);
-    free(c->pid_file);
+    for (size_t i = 0; i < config_nkeys; i++) {
+        void *field = config_field(c, &config_keys[i]);
+        if (config_keys[i].type == CONFIG_LIST)
+            config_clear_list(field);
+        else if (config_keys[i].type == CONFIG_TEXT)
+            free(*(char **)field);
+    }
     memset(c, 0, sizeof *c);
 }
 
@@ -162,6 +192,14 @@ static double config_parse_seconds(const char *value)
     return *end == '\0' || strcmp(end, "s") == 0 ? n : -1;
 }
 
+/* Parses "10", "0.5". -1 when it is none. */
+static double config_parse_number(const char *value)
+{
+    char *end;
+    double n = strtod(value, &end);
+    return end != value && *end == '\0' && isfinite(n) ? n : -1;
+}
+
 static int config_set_text(char **field, const char *value, struct err *e)
 {
     char *copy = strdup(value);
@@ -172,23 +210,31 @@ static int config_set_text(char **field, const char *value, struct err *e)
     return 0;
 }
 
-static int config_set_list(struct config *c, const char *what, const char *value, bool append, struct err *e)
+int config_list_add(struct config_list *list, const char *item, size_t len, struct err *e)
+{
+    if (list->n == CONFIG_LIST_MAX)
+        return err_set(e, "at most %d values", CONFIG_LIST_MAX);
+    char *copy = strndup(item, len);
+    if (copy == NULL)
+        return err_set(e, "out of memory");
+    list->item[list->n++] = copy;
+    return 0;
+}
+
+static int config_set_list(struct config_list *list, const char *what, const char *value, bool append,
+                           struct err *e)
 {
     if (!append)
-        config_clear_list(c);
+        config_clear_list(list);
     for (const char *p = value; *p != '\0';) {
         size_t n = strcspn(p, ",");
-        if (n > 0) {
-            if (c->nlisten == CONFIG_MAX_LISTEN)
-                return err_set(e, "%s: at most %d addresses", what, CONFIG_MAX_LISTEN);
-            char *copy = strndup(p, n);
-            if (copy == NULL)
-                return err_set(e, "out of memory");
-            c->listen[c->nlisten++] = copy;
+        if (n > 0 && config_list_add(list, p, n, e) < 0) {
+            err_prefix(e, "%s: ", what);
+            return -1;
         }
         p += n + (p[n] == ',');
     }
-    return c->nlisten > 0 ? 0 : err_set(e, "%s: no address given", what);
+    return list->n > 0 ? 0 : err_set(e, "%s: no value given", what);
 }
 
 static int config_set_choice(int64_t *field, const struct config_key *key, const char *what,
@@ -209,30 +255,27 @@ static int config_set_choice(int64_t *field, const struct config_key *key, const
 static int config_set_number(struct config *c, const struct config_key *key, const char *what,
                              const char *value, struct err *e)
 {
-    double n;
+    double n = 0;
+    const char *kind = "number";
     if (key->type == CONFIG_SECONDS)
-        n = config_parse_seconds(value);
+        n = config_parse_seconds(value), kind = "number of seconds";
     else if (key->type == CONFIG_BYTES)
-        n = config_parse_size(value);
-    else if (key->choices != NULL && strcmp(value, key->choices) == 0)
-        n = 0;
+        n = config_parse_size(value), kind = "number of bytes";
+    else if (key->type == CONFIG_NUMBER)
+        n = config_parse_number(value);
     else {
-        char *end;
-        n = strtod(value, &end);
-        if (end == value || *end != '\0' || floor(n) != n)
-            n = -1;
-        else if (n == 0 && key->choices != NULL)
-            n = -1;
+        kind = "whole number";
+        if (key->choices == NULL || strcmp(value, key->choices) != 0) {
+            n = config_parse_number(value);
+            if (floor(n) != n || (n == 0 && key->choices != NULL))
+                n = -1;
+        }
     }
-    if (!(n >= key->min && n <= key->max)) {
-        const char *kind = key->type == CONFIG_SECONDS ? "number of seconds"
-                           : key->type == CONFIG_BYTES ? "number of bytes"
-                                                       : "whole number";
+    if (!(n >= key->min && n <= key->max))
         return err_set(e, "%s: \"%s\" is not a %s from %.15g to %.15g%s%s", what, value, kind,
                        key->choices != NULL ? 1 : key->min, key->max, key->choices != NULL ? ", or " : "",
                        key->choices != NULL ? key->choices : "");
-    }
-    if (key->type == CONFIG_SECONDS)
+    if (key->type == CONFIG_SECONDS || key->type == CONFIG_NUMBER)
         *(double *)config_field(c, key) = n;
     else
         *(int64_t *)config_field(c, key) = (int64_t)n;
@@ -254,13 +297,14 @@ int config_set(struct config *c, const struct config_key *key, const char *what,
                bool append, struct err *e)
 {
     switch (key->type) {
-    case CONFIG_LIST: return config_set_list(c, what, value, append, e);
+    case CONFIG_LIST: return config_set_list(config_field(c, key), what, value, append, e);
     case CONFIG_TEXT: return config_set_text(config_field(c, key), value, e);
     case CONFIG_CHOICE: return config_set_choice(config_field(c, key), key, what, value, e);
     case CONFIG_BOOL: return config_set_bool(config_field(c, key), what, value, e);
     case CONFIG_COUNT:
     case CONFIG_BYTES:
-    case CONFIG_SECONDS: break;
+    case CONFIG_SECONDS:
+    case CONFIG_NUMBER: break;
     }
     return config_set_number(c, key, what, value, e);
 }
@@ -316,14 +360,17 @@ void config_show(const struct config *c, const struct config_key *key, char *out
     size_t at = 0;
     out[0] = '\0';
     switch (key->type) {
-    case CONFIG_LIST:
-        for (size_t i = 0; i < c->nlisten && at < size; i++)
-            at += (size_t)snprintf(out + at, size - at, "%s%s", i > 0 ? "," : "", c->listen[i]);
+    case CONFIG_LIST: {
+        const struct config_list *list = field;
+        for (size_t i = 0; i < list->n && at < size; i++)
+            at += (size_t)snprintf(out + at, size - at, "%s%s", i > 0 ? "," : "", list->item[i]);
         break;
+    }
     case CONFIG_TEXT:
         snprintf(out, size, "%s", *(char *const *)field != NULL ? *(char *const *)field : "");
         break;
-    case CONFIG_SECONDS: snprintf(out, size, "%.15g", *(const double *)field); break;
+    case CONFIG_SECONDS:
+    case CONFIG_NUMBER: snprintf(out, size, "%.15g", *(const double *)field); break;
     case CONFIG_BOOL: snprintf(out, size, "%s", *(const bool *)field ? "true" : "false"); break;
     case CONFIG_COUNT:
         if (key->choices != NULL && *(const int64_t *)field == 0)

@@ -12,20 +12,32 @@
 #include "base/err.h"
 #include "base/log.h"
 
-#define CONFIG_MAX_LISTEN  16
+#define CONFIG_LIST_MAX    16
 #define CONFIG_WORKERS_MAX 256
+
+struct config_list {
+    char *item[CONFIG_LIST_MAX];
+    size_t n; /* of a key: never 0 once set */
+};
+
+/* The choices of on_slow. */
+enum config_on_slow { CONFIG_ON_SLOW_CLOSE, CONFIG_ON_SLOW_DROP };
 
 /* Sizes are bytes, times are seconds; 0 turns a limit off only where the key's bounds include it. */
 struct config {
-    char *listen[CONFIG_MAX_LISTEN];
-    size_t nlisten;
+    struct config_list listen, origins;
     char *control;
     char *pid_file;
     int64_t workers; /* 0 is auto: one per processor this process may use */
     int64_t log_level, log_format;
     int64_t max_connections; /* 0 is auto: the file limit less a reserve */
-    int64_t max_head, max_message, send_limit, vm_memory;
-    double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout;
+    int64_t max_connections_per_address;
+    int64_t max_head, max_frame, max_message, send_limit, read_ahead, vm_memory;
+    int64_t reassembly_limit, queue_limit, inbox_limit;
+    int64_t on_slow; /* enum config_on_slow */
+    int64_t max_tasks;
+    double handshakes_per_second, messages_per_second;
+    double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
     double handler_budget, load_budget;
     bool abort_stuck;
 };
@@ -36,6 +48,7 @@ enum config_type {
     CONFIG_COUNT,
     CONFIG_BYTES,
     CONFIG_SECONDS,
+    CONFIG_NUMBER,
     CONFIG_BOOL,
     CONFIG_CHOICE
 };
@@ -63,6 +76,11 @@ const struct config_key *config_find(const char *name, size_t len);
 
 /* The name most like `name`, or NULL when none is near. For "unknown key X, did you mean Y". */
 const char *config_nearest(const char *name);
+
+/* Appends a copy; 0, or -1 with `e` filled. */
+int config_list_add(struct config_list *list, const char *item, size_t len, struct err *e);
+/* Of a list on the heap; NULL is fine. */
+void config_list_free(struct config_list *list);
 
 /* Parses and stores one value. `append` adds to a list instead of replacing it. `what` is how the user wrote
  * the key ("--max-head", "TIDEWIRE_MAX_HEAD") and begins the message. 0, or -1 with `e` filled. */

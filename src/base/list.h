@@ -51,4 +51,16 @@ static inline void list_take(struct list *to, struct list *from)
     list_init(from);
 }
 
+/* Moves everything from `from` to the front of `to`, in its order. */
+static inline void list_prepend_all(struct list *to, struct list *from)
+{
+    if (list_empty(from))
+        return;
+    from->prev->next = to->next;
+    to->next->prev = from->prev;
+    to->next = from->next;
+    from->next->prev = to;
+    list_init(from);
+}
+
 #endif

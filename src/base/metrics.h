@@ -18,6 +18,11 @@
     X(ACCEPTED, "tidewire_connections_accepted_total", "", "counter", "Connections accepted.")               \
     X(REFUSED_FULL, "tidewire_connections_refused_total", "reason=\"full\"", "counter",                      \
       "Connections refused.")                                                                                \
+    X(REFUSED_ADDRESS, "tidewire_connections_refused_total", "reason=\"address\"", "counter", "")            \
+    X(REFUSED_ORIGIN, "tidewire_upgrades_refused_total", "reason=\"origin\"", "counter",                     \
+      "WebSocket handshakes refused.")                                                                       \
+    X(REFUSED_RATE, "tidewire_upgrades_refused_total", "reason=\"rate\"", "counter", "")                     \
+    X(REFUSED_SCRIPT, "tidewire_upgrades_refused_total", "reason=\"script\"", "counter", "")                 \
     X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
     X(HTTP_4XX, "tidewire_http_responses_total", "class=\"4xx\"", "counter",                                 \
       "HTTP answers by class of status.")                                                                    \
@@ -32,13 +37,22 @@
       "WebSockets cut because the peer was silent.")                                                         \
     X(SLOW_CLOSED, "tidewire_slow_consumers_closed_total", "", "counter",                                    \
       "WebSockets closed over their send limit.")                                                            \
+    X(SLOW_DROPPED, "tidewire_messages_dropped_total", "reason=\"slow\"", "counter",                         \
+      "Messages not sent to WebSockets over their send limit.")                                              \
     X(FRAME_CONTEXTS, "tidewire_frame_contexts", "", "gauge", "wslay frame contexts lent to connections.")   \
-    X(REASSEMBLY_BYTES, "tidewire_reassembly_bytes", "", "gauge", "Memory holding messages not yet whole.")  \
+    X(REASSEMBLY_BYTES, "tidewire_reassembly_bytes", "", "gauge",                                            \
+      "Memory holding messages not yet whole or not yet handled.")                                           \
+    X(REASSEMBLY_REFUSED, "tidewire_reassembly_refused_total", "", "counter",                                \
+      "WebSockets closed because of reassembly_limit.")                                                      \
     X(QUEUED_BYTES, "tidewire_send_queue_bytes", "", "gauge", "Bytes waiting in send queues.")               \
     X(HANDLER_CALLS, "tidewire_handler_calls_total", "", "counter", "Entries into Lua.")                     \
     X(HANDLER_ERRORS, "tidewire_handler_errors_total", "reason=\"error\"", "counter",                        \
       "Entries that failed.")                                                                                \
     X(HANDLER_CUT, "tidewire_handler_errors_total", "reason=\"budget\"", "counter", "")                      \
+    X(TASKS, "tidewire_tasks", "", "gauge", "Suspended handlers and functions.")                             \
+    X(TASKS_CANCELLED, "tidewire_tasks_cancelled_total", "", "counter",                                      \
+      "Suspended handlers cancelled because their connection ended.")                                        \
+    X(TIMERS, "tidewire_timers", "", "gauge", "Lua timers that are set.")                                    \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
     X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \
     X(GENERATION, "tidewire_generation", "", "gauge", "Number of the newest published generation.")
@@ -69,6 +83,12 @@ static inline void metrics_add(struct metrics *m, enum metric id, uint64_t n)
 static inline void metrics_sub(struct metrics *m, enum metric id, uint64_t n)
 {
     metrics_add(m, id, (uint64_t)0 - n);
+}
+
+/* This block's own part. */
+static inline uint64_t metrics_get(const struct metrics *m, enum metric id)
+{
+    return atomic_load_explicit(&m->value[id], memory_order_relaxed);
 }
 
 /* The sum over all threads. Any thread. */

@@ -115,8 +115,7 @@ static bool same(const char *a, size_t len, const char *b, size_t b_len)
     return len == b_len && strncasecmp(a, b, len) == 0;
 }
 
-/* Steps through a comma-separated list, over its empty elements. */
-static bool next_element(const char **at, const char *end, const char **element, size_t *len)
+bool head_list_next(const char **at, const char *end, const char **element, size_t *len)
 {
     while (*at < end && (**at == ',' || is_blank(**at)))
         ++*at;
@@ -292,7 +291,7 @@ static void note_connection(struct parse *p, const char *value, size_t value_len
 {
     const char *at = value, *element;
     size_t len;
-    while (next_element(&at, value + value_len, &element, &len)) {
+    while (head_list_next(&at, value + value_len, &element, &len)) {
         if (same(element, len, "upgrade", 7))
             p->seen |= WANTS_UPGRADE;
         else if (same(element, len, "close", 5))
@@ -436,7 +435,7 @@ static int refuse_codings(struct parse *p)
             continue;
         const char *at = p->data + f->value.at, *end = at + f->value.len, *element;
         size_t len;
-        while (next_element(&at, end, &element, &len)) {
+        while (head_list_next(&at, end, &element, &len)) {
             ends_chunked = same(element, len, "chunked", 7);
             has_other |= !ends_chunked;
         }
@@ -610,7 +609,7 @@ bool head_has_token(const struct head *h, const char *name, const char *token)
     for (int i = head_find(h, name, name_len, 0); i >= 0; i = head_find(h, name, name_len, i + 1)) {
         const char *at = head_bytes(h) + h->fields[i].value.at, *element;
         const char *end = at + h->fields[i].value.len;
-        while (next_element(&at, end, &element, &len))
+        while (head_list_next(&at, end, &element, &len))
             if (same(element, len, token, token_len))
                 return true;
     }

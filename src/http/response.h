@@ -4,6 +4,7 @@
 #define TIDEWIRE_HTTP_RESPONSE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/buf.h"
 
@@ -13,6 +14,8 @@ const char *response_reason(int status);
 struct response_error {
     int status;
     const char *detail; /* one sentence that says what to do, or NULL */
+    const char *body;   /* instead of all words of the server's own; NULL is none */
+    size_t body_len;
     const char *fields; /* more header lines, each with CRLF, or NULL */
     bool head_only;     /* the request was HEAD: everything but the body */
 };

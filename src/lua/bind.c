@@ -4,20 +4,26 @@
 
 #include "lua/bind_app.h"
 #include "lua/bind_log.h"
+#include "lua/bind_promise.h"
 #include "lua/bind_req.h"
+#include "lua/bind_task.h"
+#include "lua/bind_upgrade.h"
 #include "lua/bind_ws.h"
 
 static int bind_open(lua_State *L)
 {
     bind_app_open(L);
     bind_log_open(L);
+    bind_promise_open(L);
     bind_req_open(L);
+    bind_task_open(L);
     bind_ws_open(L);
     return 0;
 }
 
 const struct vm_bindings bind_all = {
     .open = bind_open,
+    .ws_upgrade = bind_upgrade_on_upgrade,
     .ws_open = bind_ws_on_open,
     .ws_message = bind_ws_on_message,
     .ws_control = bind_ws_on_control,

@@ -5,23 +5,11 @@
 #include <lauxlib.h>
 
 #include "base/utf8.h"
+#include "lua/bind_promise.h"
+#include "lua/bind_route.h"
+#include "lua/bind_task.h"
 #include "lua/bind_ws.h"
 #include "script/dispatch.h"
-
-/* app.websocket(path, function(ws, req) end) */
-static int bind_app_websocket(lua_State *L)
-{
-    if (!vm_of(L)->loading)
-        return luaL_error(L, "app.websocket: routes are registered while the script loads, not in a handler");
-    if (lua_type(L, 1) == LUA_TUSERDATA || lua_type(L, 1) == LUA_TTABLE)
-        return luaL_error(L, "app.websocket: call it with a dot: app.websocket(path, handler)");
-    luaL_checktype(L, 1, LUA_TSTRING);
-    luaL_checktype(L, 2, LUA_TFUNCTION);
-    if (lua_gettop(L) > 2)
-        return luaL_error(L, "app.websocket: expected (path, handler), got %d arguments", lua_gettop(L));
-    vm_add_route(L, ROUTER_WEBSOCKET, 1, 2);
-    return 0;
-}
 
 /* The worker this runs on; raises while the script loads. */
 static struct worker *bind_app_worker(lua_State *L, const char *what)
@@ -80,7 +68,10 @@ static int bind_app_sealed(lua_State *L)
 void bind_app_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"websocket", bind_app_websocket}, {"send", bind_app_send}, {"close", bind_app_close}, {NULL, NULL}};
+        {"websocket", bind_route_websocket}, {"send", bind_app_send},    {"close", bind_app_close},
+        {"promise", bind_promise_new},       {"sleep", bind_task_sleep}, {"spawn", bind_task_spawn},
+        {"after", bind_task_after},          {"every", bind_task_every}, {NULL, NULL},
+    };
     const struct vm *vm = vm_of(L);
     lua_newtable(L); /* app itself stays empty, so that every write is seen */
     lua_createtable(L, 0, 4);

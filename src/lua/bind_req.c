@@ -133,6 +133,13 @@ static void bind_req_push_query_string(lua_State *L, const struct head *head)
     bind_req_push_span(L, head, head->query);
 }
 
+/* What should_upgrade leaves for the handlers. */
+static void bind_req_push_context(lua_State *L, const struct head *head)
+{
+    (void)head;
+    lua_newtable(L);
+}
+
 struct bind_req_field {
     const char *name;
     void (*push)(lua_State *L, const struct head *head);
@@ -147,6 +154,7 @@ static const struct bind_req_field bind_req_fields[] = {
     {"query", bind_req_push_query, true},
     {"headers", bind_req_push_headers, true},
     {"params", bind_req_push_params, true},
+    {"context", bind_req_push_context, true},
 };
 
 static int bind_req_index(lua_State *L)

@@ -9,10 +9,12 @@
 #include <lauxlib.h>
 
 #include "base/utf8.h"
+#include "lua/bind_done.h"
 #include "lua/bind_req.h"
 #include "script/dispatch.h"
 #include "ws/closecode.h"
 #include "ws/session.h"
+#include "ws/subprotocol.h"
 
 #define BIND_WS_TYPE "tidewire.ws"
 
@@ -133,12 +135,17 @@ static int bind_ws_set_on_drain(lua_State *L)
 
 /* ---- sending ---- */
 
+static const char *bind_ws_why(enum session_sent sent)
+{
+    return sent == SESSION_QUEUE_FULL ? "queue full" : "closed";
+}
+
 int bind_ws_result(lua_State *L, enum session_sent sent)
 {
     switch (sent) {
     case SESSION_SENT: break;
-    case SESSION_NOT_OPEN: return bind_ws_fail(L, "closed");
-    case SESSION_QUEUE_FULL: return bind_ws_fail(L, "queue full");
+    case SESSION_NOT_OPEN:
+    case SESSION_QUEUE_FULL: return bind_ws_fail(L, bind_ws_why(sent));
     }
     lua_pushboolean(L, 1);
     return 1;
@@ -169,14 +176,25 @@ static int bind_ws_pong(lua_State *L)
     return bind_ws_send_control(L, false);
 }
 
-static int bind_ws_sent(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len)
+/* Queues a message; the completion at index 3 hears of it, whatever becomes of it. */
+static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len)
 {
-    if (box->session == NULL)
-        return bind_ws_fail(L, "closed");
-    return bind_ws_result(L, session_send(box->session, text, data, len));
+    struct session *s = box->session;
+    struct session_done *done = bind_done_take(L, 3, "ws:send");
+    if (text && !utf8_valid(data, len)) {
+        if (done != NULL)
+            done->complete(done, "not UTF-8");
+        return bind_ws_fail(L, "not UTF-8");
+    }
+    enum session_sent sent = s != NULL ? session_send(s, text, data, len) : SESSION_NOT_OPEN;
+    if (done != NULL && sent == SESSION_SENT)
+        session_when_sent(s, done);
+    else if (done != NULL)
+        done->complete(done, bind_ws_why(sent));
+    return bind_ws_result(L, sent);
 }
 
-/* Replaces the table of byte values at index 2 by the string of its bytes. */
+/* Pushes the bytes whose values are in the table at index 2. */
 static const char *bind_ws_bytes(lua_State *L, size_t *len)
 {
     lua_Unsigned n = lua_rawlen(L, 2);
@@ -198,28 +216,24 @@ static const char *bind_ws_bytes(lua_State *L, size_t *len)
     return lua_tolstring(L, -1, len);
 }
 
-/* ws:send(data) */
+/* ws:send(data [, done]) */
 static int bind_ws_send(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
     size_t len;
-    if (lua_type(L, 2) == LUA_TTABLE) {
-        const char *bytes = bind_ws_bytes(L, &len);
-        return bind_ws_sent(L, box, false, bytes, len);
-    }
-    const char *text = luaL_checklstring(L, 2, &len);
-    if (!utf8_valid(text, len))
-        return bind_ws_fail(L, "not UTF-8");
-    return bind_ws_sent(L, box, true, text, len);
+    bool bytes = lua_type(L, 2) == LUA_TTABLE;
+    lua_settop(L, 3);
+    const char *data = bytes ? bind_ws_bytes(L, &len) : luaL_checklstring(L, 2, &len);
+    return bind_ws_send_data(L, box, !bytes, data, len);
 }
 
-/* ws:send_binary(bytes) */
+/* ws:send_binary(bytes [, done]) */
 static int bind_ws_send_binary(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
     size_t len;
     const char *bytes = luaL_checklstring(L, 2, &len);
-    return bind_ws_sent(L, box, false, bytes, len);
+    return bind_ws_send_data(L, box, false, bytes, len);
 }
 
 unsigned bind_ws_check_close(lua_State *L, int index, const char *what, const char **reason, size_t *len)
@@ -240,18 +254,38 @@ unsigned bind_ws_check_close(lua_State *L, int index, const char *what, const ch
     return (unsigned)code;
 }
 
-/* ws:close([code [, reason]]) */
+/* Moves the completion, which may stand in the place of the code or the reason, to index 4. */
+static void bind_ws_find_done(lua_State *L)
+{
+    lua_settop(L, 4);
+    for (int i = 2; i <= 3; i++)
+        if (lua_isfunction(L, i) || lua_isuserdata(L, i)) {
+            lua_pushvalue(L, i);
+            lua_replace(L, 4);
+            lua_pushnil(L);
+            lua_replace(L, i);
+            return;
+        }
+}
+
+/* ws:close([code [, reason]] [, done]) */
 static int bind_ws_close(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
+    struct session *s = box->session;
     const char *reason;
     size_t len;
+    bind_ws_find_done(L);
     unsigned code = bind_ws_check_close(L, 2, "ws:close", &reason, &len);
-    if (box->session == NULL || !session_is_open(box->session))
-        return bind_ws_fail(L, "closed");
-    session_close(box->session, code, reason, len);
-    lua_pushboolean(L, 1);
-    return 1;
+    struct session_done *done = bind_done_take(L, 4, "ws:close");
+    bool open = s != NULL && session_is_open(s);
+    if (open)
+        session_close(s, code, reason, len);
+    if (done != NULL && open)
+        session_when_sent(s, done);
+    else if (done != NULL)
+        done->complete(done, "closed");
+    return bind_ws_result(L, open ? SESSION_SENT : SESSION_NOT_OPEN);
 }
 
 /* ---- fields ---- */
@@ -286,6 +320,13 @@ static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
         lua_pushnil(L);
 }
 
+static void bind_ws_push_protocol(lua_State *L, const struct session *s)
+{
+    size_t len;
+    const char *name = s->protocol > 0 ? subprotocol_offer(s->head, s->protocol - 1u, &len) : NULL;
+    name != NULL ? (void)lua_pushlstring(L, name, len) : lua_pushnil(L);
+}
+
 /* Fields that are nil once the connection is gone. */
 static bool bind_ws_push_live_field(lua_State *L, const struct session *s, const char *key)
 {
@@ -295,6 +336,8 @@ static bool bind_ws_push_live_field(lua_State *L, const struct session *s, const
         s != NULL ? bind_req_push_remote(L, s->head) : lua_pushnil(L);
     else if (strcmp(key, "ping_interval") == 0)
         s != NULL && s->ping_ms > 0 ? lua_pushnumber(L, s->ping_ms / 1000.0) : lua_pushnil(L);
+    else if (strcmp(key, "protocol") == 0)
+        s != NULL ? bind_ws_push_protocol(L, s) : lua_pushnil(L);
     else
         return false;
     return true;
@@ -405,19 +448,35 @@ static bool bind_ws_wants_request(lua_State *L)
     return ar.nparams >= 2 || ar.isvararg;
 }
 
+/* The request that should_upgrade had, with its context, is the one that the handlers see. */
+static void bind_ws_keep_request(lua_State *L, int *request)
+{
+    if (*request == LUA_NOREF)
+        return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, *request);
+    bind_ws_set_more(L, BIND_WS_REQUEST);
+    luaL_unref(L, LUA_REGISTRYINDEX, *request);
+    *request = LUA_NOREF;
+}
+
 int bind_ws_on_open(lua_State *L)
 {
     const struct dispatch_open *open = sched_take_arg(L);
     struct session *s = open->session;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, open->handler);
-    bool wants_request = bind_ws_wants_request(L);
+    lua_settop(L, 0);
     struct bind_ws *box = lua_newuserdatauv(L, sizeof *box, BIND_WS_SLOTS);
     *box = (struct bind_ws){.session = s};
     luaL_setmetatable(L, BIND_WS_TYPE);
-    lua_pushvalue(L, -1);
+    lua_pushvalue(L, 1);
     s->owner_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    if (wants_request)
+    bind_ws_keep_request(L, open->request);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, open->handler);
+    bool wants_request = bind_ws_wants_request(L);
+    lua_pushvalue(L, 1);
+    if (wants_request && bind_ws_get_more(L, 1, BIND_WS_REQUEST) == LUA_TNIL) {
+        lua_pop(L, 1);
         bind_req_push(L, s->head);
+    }
     lua_callk(L, wants_request ? 2 : 1, 0, 0, bind_ws_done);
     return 0;
 }

@@ -4,11 +4,13 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/peers.h"
 #include "net/worker.h"
 
 #define CONN_IOV 64
@@ -46,7 +48,7 @@ static void conn_watch(struct conn *c, int events)
 /* Watches for what the connection is waiting for now. */
 static void conn_rewatch(struct conn *c, bool blocked)
 {
-    bool read = !c->holds && !(blocked && c->out.bytes > CONN_READ_STOP);
+    bool read = !c->holds && !c->paused && !(blocked && c->out.bytes > CONN_READ_STOP);
     conn_watch(c, (read ? EV_READ : 0) | (blocked ? EV_WRITE : 0));
 }
 
@@ -56,7 +58,7 @@ static bool conn_is_blocked(const struct conn *c)
 }
 
 /* Keeps input for the next turn. */
-static void conn_hold(struct conn *c, const uint8_t *data, size_t len)
+static void conn_hold(struct conn *c, const void *data, size_t len)
 {
     struct conn_held *h = malloc(sizeof *h + len);
     if (h == NULL) {
@@ -66,24 +68,40 @@ static void conn_hold(struct conn *c, const uint8_t *data, size_t len)
     h->conn = c;
     h->start = 0;
     h->len = len;
-    memcpy(h->data, data, len);
+    if (len > 0)
+        memcpy(h->data, data, len);
     c->holds = true;
     list_append(&c->worker->ready, &h->link);
+    conn_rewatch(c, conn_is_blocked(c));
+}
+
+/* Gives input to the protocol. Returns how much was dealt with; -1 when it is all over with it. */
+static ssize_t conn_give(struct conn *c, uint8_t *data, size_t len)
+{
+    c->again = false;
+    c->holds = true;
+    size_t used = c->ops->on_data(c, data, len);
+    return c->state == CONN_OPEN && (used < len || c->again) ? (ssize_t)used : -1;
+}
+
+static void conn_given(struct conn *c)
+{
+    c->holds = false;
+    if (c->state != CONN_DEAD)
+        conn_rewatch(c, conn_is_blocked(c));
 }
 
 static void conn_feed_held(struct conn_held *h)
 {
     struct conn *c = h->conn;
-    if (c->state == CONN_OPEN)
-        h->start += c->ops->on_data(c, h->data + h->start, h->len - h->start);
-    if (c->state == CONN_OPEN && h->start < h->len) {
+    ssize_t used = c->state == CONN_OPEN ? conn_give(c, h->data + h->start, h->len - h->start) : -1;
+    if (used >= 0) {
+        h->start += (size_t)used;
         list_append(&c->worker->ready, &h->link);
         return;
     }
     free(h);
-    c->holds = false;
-    if (c->state != CONN_DEAD)
-        conn_rewatch(c, conn_is_blocked(c));
+    conn_given(c);
 }
 
 /* Throws away what a dying connection holds; rare enough for a search. */
@@ -117,17 +135,17 @@ static void conn_got(struct conn *c, size_t n)
     metrics_add(w->metrics, METRIC_BYTES_IN, n);
     if (c->state != CONN_OPEN)
         return;
-    size_t used = c->ops->on_data(c, w->input, n);
-    if (c->state == CONN_OPEN && used < n)
-        conn_hold(c, w->input + used, n - used);
-    if (c->state != CONN_DEAD)
-        conn_rewatch(c, conn_is_blocked(c));
+    ssize_t used = conn_give(c, w->input, n);
+    if (used >= 0)
+        conn_hold(c, w->input + used, n - (size_t)used);
+    else
+        conn_given(c);
 }
 
 static void conn_read(struct conn *c)
 {
     struct worker *w = c->worker;
-    ssize_t n = recv(c->io.fd, w->input, WORKER_INPUT, 0);
+    ssize_t n = recv(c->io.fd, w->input, c->sips ? CONN_SIP : WORKER_INPUT, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n > 0)
@@ -227,6 +245,8 @@ void conn_flush(struct conn *c)
         metrics_add(w->metrics, METRIC_BYTES_OUT, (uint64_t)n);
         metrics_sub(w->metrics, METRIC_QUEUED_BYTES, (uint64_t)n);
         outq_consume(&c->out, &w->chunks, (size_t)n);
+        if (c->tell_sent)
+            c->ops->on_sent(c, (size_t)n);
     }
     if (c->state == CONN_FLUSHING)
         conn_linger(c);
@@ -243,6 +263,7 @@ void conn_finish(struct conn *c, double linger)
     if (c->state != CONN_OPEN)
         return;
     conn_move(c, CONN_FLUSHING);
+    c->paused = false;
     conn_set_deadline(c, linger);
     conn_mark_dirty(c);
 }
@@ -256,6 +277,7 @@ void conn_close(struct conn *c)
     wheel_remove(&c->timer);
     ev_io_stop(w->loop, &c->io);
     close(c->io.fd);
+    peers_leave(c->timer.user);
     metrics_sub(w->metrics, METRIC_QUEUED_BYTES, c->out.bytes);
     outq_clear(&c->out, &w->chunks);
     conn_mark_dirty(c); /* its held input goes with it: on_data may be working on it */
@@ -265,6 +287,30 @@ void conn_set_deadline(struct conn *c, double seconds)
 {
     if (c->state != CONN_DEAD)
         wheel_set(&c->worker->wheel, &c->timer, seconds);
+}
+
+void conn_pause(struct conn *c)
+{
+    c->paused = true;
+    conn_rewatch(c, conn_is_blocked(c));
+}
+
+void conn_resume(struct conn *c, const void *data, size_t len)
+{
+    c->paused = false;
+    if (c->state != CONN_OPEN)
+        return;
+    assert(len == 0 || !c->holds);
+    if (c->holds)
+        c->again = true;
+    else
+        conn_hold(c, data, len);
+}
+
+bool conn_peer_gone(const struct conn *c)
+{
+    struct pollfd p = {.fd = c->io.fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 void conn_on_deadline(struct wheel_item *item, void *arg)

@@ -12,7 +12,7 @@
  * closed at once.
  *
  * A peer that does not take what it is sent is not read from either, once CONN_READ_STOP bytes wait for it:
- * or its pings alone could fill the queue. */
+ * or its pings alone could fill the queue. The protocol above can stop the reading too (conn_pause). */
 #ifndef TIDEWIRE_NET_CONN_H
 #define TIDEWIRE_NET_CONN_H
 
@@ -25,6 +25,7 @@
 #include "net/wheel.h"
 
 #define CONN_READ_STOP (256 * 1024)
+#define CONN_SIP       (16 * 1024) /* read at once from a connection that sips */
 
 struct conn;
 struct worker;
@@ -33,12 +34,15 @@ struct worker;
 struct conn_ops {
     /* Bytes arrived; may be changed in place, not kept. Returns how many were dealt with: the rest is kept,
      * and comes again, before anything new is read, when the other connections have had their turn. OPEN
-     * only. */
+     * only. `len` is 0 when nothing has arrived but conn_resume asked for the call. */
     size_t (*on_data)(struct conn *c, uint8_t *data, size_t len);
     /* The peer has ended its side, or the socket failed. Must leave OPEN. */
     void (*on_eof)(struct conn *c);
     /* The deadline passed. OPEN and FLUSHING; FLUSHING should close. */
     void (*on_timeout)(struct conn *c);
+    /* The kernel has taken `n` more bytes of the send queue; while tell_sent is set. May be called from
+     * within conn_flush, hence anywhere: must not enter Lua. May be NULL. */
+    void (*on_sent)(struct conn *c, size_t n);
     /* The server stops: take leave. OPEN only. */
     void (*on_stop)(struct conn *c);
     /* What conn_later asked for: at the end of the loop iteration, outside every other callback. May be NULL.
@@ -55,15 +59,19 @@ struct conn {
     struct worker *worker;
     const struct conn_ops *ops;
     struct outq out;
-    struct wheel_item timer;
-    struct conn *next;  /* in the worker's dirty list */
-    uint64_t id;        /* rises; id % number of workers + 1 is the worker */
-    uint32_t last_sent; /* tick of the worker's wheel at which the kernel last took bytes */
-    uint8_t state;      /* enum conn_state */
+    struct wheel_item timer; /* timer.user is the place in the count of its address (peers.h) */
+    struct conn *next;       /* in the worker's dirty list */
+    uint64_t id;             /* rises; id % number of workers + 1 is the worker */
+    uint32_t last_sent;      /* tick of the worker's wheel at which the kernel last took bytes */
+    uint8_t state;           /* enum conn_state */
     bool dirty : 1;
     bool later : 1;
-    bool holds : 1;        /* input that on_data has not dealt with waits in the worker's ready list */
+    bool holds : 1;        /* input waits in the worker's ready list, or on_data is dealing with it */
+    bool again : 1;        /* on_data is to be called again, even without input */
+    bool paused : 1;       /* by conn_pause */
+    bool sips : 1;         /* reads little at once: what is read may have to be kept */
     bool tell_drained : 1; /* ask for on_later once, when the queue has emptied */
+    bool tell_sent : 1;    /* call on_sent */
 };
 
 /* The protocol's own state. */
@@ -78,7 +86,7 @@ static inline void conn_set_session(struct conn *c, const struct conn_ops *ops, 
     c->io.data = session;
 }
 
-/* Whether input is being read: not while a slow peer's queue is long, nor while input is held. */
+/* Whether input is being read: not while a slow peer's queue is long, while input is held, or when paused. */
 static inline bool conn_is_reading(const struct conn *c)
 {
     return (c->io.events & EV_READ) != 0 && !c->holds;
@@ -102,6 +110,17 @@ void conn_close(struct conn *c);
 
 /* ops->on_timeout is called once `seconds` from now; a later call moves it. */
 void conn_set_deadline(struct conn *c, double seconds);
+
+/* Stops reading. on_data must take all it is given then; the deadline is the protocol's to set. */
+void conn_pause(struct conn *c);
+
+/* Reads again. At the connection's next turn, in any case, on_data gets `data` (copied), which is from before
+ * what will be read. */
+void conn_resume(struct conn *c, const void *data, size_t len);
+
+/* Whether the peer has gone (or will not send any more), as far as the kernel knows, also when there is input
+ * before the end. For a connection that is not being read. A system call. */
+bool conn_peer_gone(const struct conn *c);
 
 /* Asks for ops->on_later once. Not from ops->on_dead. */
 void conn_later(struct conn *c);

@@ -39,10 +39,15 @@ void mailbox_init(struct mailbox *b, struct ev_loop *loop, void *receiver)
     ev_unref(loop);
 }
 
-void mailbox_fini(struct mailbox *b)
+void mailbox_flush(struct mailbox *b)
 {
     while (b->head != NULL) /* a delivery may post */
         mailbox_deliver_all(b);
+}
+
+void mailbox_fini(struct mailbox *b)
+{
+    mailbox_flush(b);
     ev_ref(b->loop);
     ev_async_stop(b->loop, &b->wake);
     pthread_mutex_destroy(&b->lock);

@@ -24,6 +24,9 @@ struct mailbox {
 /* On the thread that runs `loop`, or before it runs. The mailbox does not keep the loop alive. */
 void mailbox_init(struct mailbox *b, struct ev_loop *loop, void *receiver);
 
+/* Delivers what is there now, and what comes of it. On the thread that runs `loop`, or when none does. */
+void mailbox_flush(struct mailbox *b);
+
 /* Delivers what is left, then ends. No other thread may post any more. */
 void mailbox_fini(struct mailbox *b);
 

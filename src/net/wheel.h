@@ -14,7 +14,8 @@
 
 struct wheel_item {
     struct list link;
-    uint32_t due; /* tick */
+    uint32_t due;  /* tick */
+    uint32_t user; /* the owner's own, where there would be padding */
 };
 
 struct wheel {

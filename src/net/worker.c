@@ -53,8 +53,12 @@ static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, i
     (void)loop;
     (void)revents;
     struct worker *w = prepare->data;
-    worker_settle(w);
-    if (!list_empty(&w->ready))
+    if (w->due) {
+        w->due = false;
+        w->hooks->on_due(w);
+    }
+    worker_settle(w); /* may make something due: that is for the next iteration */
+    if (w->due || !list_empty(&w->ready))
         ev_idle_start(w->loop, &w->spin);
 }
 
@@ -63,7 +67,7 @@ static void worker_on_turn(struct ev_loop *loop, ev_check *check, int revents)
     (void)revents;
     struct worker *w = check->data;
     conn_feed_ready(w);
-    if (list_empty(&w->ready))
+    if (list_empty(&w->ready) && !w->due)
         ev_idle_stop(loop, &w->spin);
 }
 

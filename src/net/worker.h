@@ -30,6 +30,7 @@ struct worker;
 struct worker_hooks {
     void (*on_start)(struct worker *w);                                       /* the thread has begun */
     void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer); /* takes fd over */
+    void (*on_due)(struct worker *w);  /* worker->due was set: at the end of the loop iteration */
     void (*on_exit)(struct worker *w); /* the loop is over: release what the layers hold */
 };
 
@@ -49,6 +50,7 @@ struct worker {
     struct worker *const *peers; /* all workers, this one too, by index - 1 */
     unsigned nconns;
     bool stopping;
+    bool due; /* the layers above want on_due */
     const struct config *config;
     const struct worker_hooks *hooks;
     void *layer[WORKER_LAYERS];
@@ -57,7 +59,7 @@ struct worker {
     ev_timer drain;
     ev_prepare iteration_end;
     ev_check turn; /* feeds the ready list */
-    ev_idle spin;  /* active while it is not empty: then the loop only polls */
+    ev_idle spin;  /* active while that is not empty or something is due: then the loop only polls */
     struct list listeners;
     struct mailbox mailbox;
     pthread_t thread;

@@ -56,7 +56,7 @@ static void cli_print_option(const struct config_key *k)
         *p = *p == '_' ? '-' : *p;
     if (k->initial != NULL)
         snprintf(initial, sizeof initial, " [%s]", k->initial);
-    printf("%-28s %s%s%s%s\n", flag, k->help, k->type == CONFIG_CHOICE ? ": " : "",
+    printf("%-36s %s%s%s%s\n", flag, k->help, k->type == CONFIG_CHOICE ? ": " : "",
            k->type == CONFIG_CHOICE ? k->choices : "", initial);
 }
 
@@ -67,8 +67,9 @@ void cli_print_help(void)
         printf("  tidewire %-20s %s\n", cli_verbs[i].usage, cli_verbs[i].help);
     printf("\nOptions (each is also TIDEWIRE_NAME in the environment; command line over environment over "
            "file):\n");
-    printf("  -c, --config FILE          Lua file that returns a table of the options below, with _ for -\n"
-           "                             [tidewire.conf.lua beside the script, when there]\n");
+    printf("%-36s Lua file that returns a table of the options below, with _ for -\n"
+           "%-36s [tidewire.conf.lua beside the script, when there]\n",
+           "  -c, --config FILE", "");
     for (size_t i = 0; i < config_nkeys; i++)
         cli_print_option(&config_keys[i]);
     printf("\nTimes are in seconds (500ms, 10s, 2m), sizes in bytes (64k, 1m).\n"
@@ -169,7 +170,7 @@ static int cli_apply(const struct cli_parse *p, char **environment, struct err *
         return -1;
     for (size_t i = 0; i < p->nsettings; i++) {
         const struct cli_setting *s = &p->settings[i];
-        bool again = false; /* a repeated --listen adds */
+        bool again = false; /* a repeated --listen or --origins adds */
         for (size_t j = 0; j < i; j++)
             again = again || p->settings[j].key == s->key;
         if (config_set(config, s->key, s->arg, s->value, again, e) < 0)

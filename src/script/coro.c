@@ -4,7 +4,11 @@
  * A debug hook belongs to one Lua state. When the watchdog cuts an entry, its hook is on the state that is
  * running: a coroutine that dies of it must not leave the outer code running free, so each switch tells the
  * budget, which sets the hook there as well. A message handler of xpcall would run inside the hook, where
- * hooks are off: ours does not call the script's handler for a cut. */
+ * hooks are off: ours does not call the script's handler for a cut.
+ *
+ * A yield for task_suspend inside a script's coroutine has to pass through every resume up to the server's.
+ * So resume, when its coroutine yields for that, yields as well, and its continuation resumes the coroutine
+ * again. To the script such a coroutine is "normal": active, but not running. */
 #include "script/coro.h"
 
 #include <lauxlib.h>
@@ -24,43 +28,83 @@ static lua_State *coro_check(lua_State *L, const char *what)
     return co;
 }
 
-/* Resumes `co` with the `nargs` values on top of L. Returns how many results are on top of L, or -1 with the
- * error object there. */
+enum { CORO_FAILED = -1, CORO_SUSPENDED = -2 };
+
+/* Resumes `co` with the `nargs` values on top of L. Returns how many results are on top of L, CORO_FAILED
+ * with the error object there, or CORO_SUSPENDED: then L has to yield too. */
 static int coro_transfer(lua_State *L, lua_State *co, int nargs)
 {
     int nresults;
+    struct vm *vm = vm_of(L);
     if (!lua_checkstack(co, nargs)) {
         lua_pushliteral(L, "too many arguments to resume");
-        return -1;
+        return CORO_FAILED;
     }
-    struct budget *budget = vm_of(L)->budget;
+    unsigned pin = lua_isyieldable(L) ? 0 : 1;
+    vm->sched.pinned += pin;
     lua_xmove(L, co, nargs);
-    budget_switch(budget, co);
+    budget_switch(vm->budget, co);
     int status = lua_resume(co, L, nargs, &nresults);
-    budget_switch(budget, L);
+    budget_switch(vm->budget, L);
+    vm->sched.pinned -= pin;
+    if (status == LUA_YIELD && vm->sched.suspending) {
+        vm_set_mark(co, VM_MARK_WAITING);
+        return CORO_SUSPENDED;
+    }
     if (status != LUA_OK && status != LUA_YIELD) {
-        if (budget_is_cut(budget))
+        if (budget_is_cut(vm->budget))
             vm_set_mark(co, VM_MARK_CUT);
         lua_xmove(co, L, 1);
-        return -1;
+        return CORO_FAILED;
     }
     if (!lua_checkstack(L, nresults + 1)) {
         lua_pop(co, nresults);
         lua_pushliteral(L, "too many results to resume");
-        return -1;
+        return CORO_FAILED;
     }
     lua_xmove(co, L, nresults);
     return nresults;
 }
 
-static int coro_resume(lua_State *L)
+/* What waited in `co` is there: on with it. */
+static int coro_transfer_again(lua_State *L, lua_State *co)
 {
-    lua_State *co = coro_check(L, "resume");
-    int n = coro_transfer(L, co, lua_gettop(L) - 1);
+    vm_clear_mark(co, VM_MARK_WAITING);
+    return coro_transfer(L, co, 0);
+}
+
+static bool coro_refuse_waiting(lua_State *L, const lua_State *co)
+{
+    if (!vm_has_mark(co, VM_MARK_WAITING))
+        return false;
+    lua_pushliteral(L, "cannot resume a coroutine that waits (in app.sleep or promise:await)");
+    return true;
+}
+
+static int coro_resume_again(lua_State *L, int status, lua_KContext context);
+
+static int coro_resume_result(lua_State *L, int n)
+{
+    if (n == CORO_SUSPENDED)
+        return lua_yieldk(L, 0, 0, coro_resume_again);
     lua_pushboolean(L, n >= 0);
     n = n < 0 ? 1 : n;
     lua_insert(L, -(n + 1));
     return n + 1;
+}
+
+static int coro_resume_again(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    return coro_resume_result(L, coro_transfer_again(L, lua_tothread(L, 1)));
+}
+
+static int coro_resume(lua_State *L)
+{
+    lua_State *co = coro_check(L, "resume");
+    return coro_resume_result(L, coro_refuse_waiting(L, co) ? CORO_FAILED
+                                                            : coro_transfer(L, co, lua_gettop(L) - 1));
 }
 
 /* Ends a coroutine: its pending to-be-closed variables run, on its own stack. Returns a status; on an error
@@ -71,19 +115,23 @@ static int coro_shut(lua_State *L, lua_State *co)
         lua_pushliteral(L, "the coroutine was cut by the time budget");
         return LUA_ERRRUN;
     }
-    struct budget *budget = vm_of(L)->budget;
-    budget_switch(budget, co);
+    struct vm *vm = vm_of(L);
+    vm->sched.pinned++; /* a closing method cannot wait here */
+    budget_switch(vm->budget, co);
     int status = lua_resetthread(co);
-    budget_switch(budget, L);
+    budget_switch(vm->budget, L);
+    vm->sched.pinned--;
     if (status != LUA_OK)
         lua_xmove(co, L, 1);
     return status;
 }
 
-static int coro_wrap_call(lua_State *L)
+static int coro_wrap_again(lua_State *L, int status, lua_KContext context);
+
+static int coro_wrap_result(lua_State *L, lua_State *co, int n)
 {
-    lua_State *co = lua_tothread(L, lua_upvalueindex(1));
-    int n = coro_transfer(L, co, lua_gettop(L));
+    if (n == CORO_SUSPENDED)
+        return lua_yieldk(L, 0, 0, coro_wrap_again);
     if (n >= 0)
         return n;
     int status = lua_status(co);
@@ -95,6 +143,38 @@ static int coro_wrap_call(lua_State *L)
         lua_concat(L, 2);
     }
     return lua_error(L);
+}
+
+static int coro_wrap_again(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    lua_State *co = lua_tothread(L, lua_upvalueindex(1));
+    return coro_wrap_result(L, co, coro_transfer_again(L, co));
+}
+
+static int coro_wrap_call(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, lua_upvalueindex(1));
+    return coro_wrap_result(L, co,
+                            coro_refuse_waiting(L, co) ? CORO_FAILED : coro_transfer(L, co, lua_gettop(L)));
+}
+
+lua_State *coro_waited_for(lua_State *co)
+{
+    lua_Debug ar;
+    lua_State *inner = NULL;
+    if (lua_status(co) != LUA_YIELD || !lua_checkstack(co, 2) || !lua_getstack(co, 0, &ar) ||
+        !lua_getinfo(co, "f", &ar))
+        return NULL;
+    int top = lua_gettop(co); /* the function that yielded */
+    lua_CFunction f = lua_tocfunction(co, top);
+    if (f == coro_wrap_call && lua_getupvalue(co, top, 1) != NULL)
+        inner = lua_tothread(co, -1);
+    else if (f == coro_resume && lua_getlocal(co, &ar, 1) != NULL)
+        inner = lua_tothread(co, -1);
+    lua_settop(co, top - 1);
+    return inner;
 }
 
 static int coro_create(lua_State *L)
@@ -119,7 +199,7 @@ static int coro_close(lua_State *L)
     int status = lua_status(co);
     lua_Debug ar;
     bool running = co == L || (status == LUA_OK && lua_getstack(co, 0, &ar));
-    if (running)
+    if (running || vm_has_mark(co, VM_MARK_WAITING))
         return luaL_error(L, "cannot close a %s coroutine", co == L ? "running" : "normal");
     if (coro_shut(L, co) == LUA_OK) {
         lua_pushboolean(L, 1);
@@ -128,6 +208,20 @@ static int coro_close(lua_State *L)
     lua_pushboolean(L, 0);
     lua_insert(L, -2);
     return 2;
+}
+
+/* Upvalue 1 is Lua's own. */
+static int coro_status(lua_State *L)
+{
+    const lua_State *co = lua_tothread(L, 1);
+    if (co != NULL && vm_has_mark(co, VM_MARK_WAITING)) {
+        lua_pushliteral(L, "normal");
+        return 1;
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, 1);
+    return 1;
 }
 
 static int coro_yield(lua_State *L)
@@ -225,6 +319,9 @@ void coro_install(lua_State *L)
     };
     lua_getglobal(L, "coroutine");
     luaL_setfuncs(L, functions, 0);
+    lua_getfield(L, -1, "status");
+    lua_pushcclosure(L, coro_status, 1);
+    lua_setfield(L, -2, "status");
     lua_pop(L, 1);
     lua_register(L, "pcall", coro_pcall);
     lua_register(L, "xpcall", coro_xpcall);

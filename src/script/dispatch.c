@@ -9,15 +9,28 @@
 
 #include <llhttp.h>
 
+#include "base/clock.h"
+#include "base/rate.h"
 #include "http/http1.h"
+#include "script/task.h"
+#include "script/timer.h"
 #include "ws/closecode.h"
+#include "ws/origin.h"
+#include "ws/subprotocol.h"
 #include "ws/upgrade.h"
 
 /* What a 426 must say (RFC 9110, 15.5.22; RFC 6455, 4.4). */
 #define DISPATCH_UPGRADE "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 
+/* How long what has waited (script/job.h) goes on before the connections get their turn. */
+#define DISPATCH_TURN_MS 5
+
+/* How long completions and tasks may go on when the worker has ended. */
+#define DISPATCH_LAST_MS 1000
+
 struct dispatch {
     struct vm *current;
+    struct list vms;              /* it, and older ones that are still needed */
     _Atomic(struct vm *) pending; /* published, not yet current */
     struct mail publication;      /* in the worker's mailbox exactly while there is a pending VM */
     struct reaper *reaper;
@@ -32,19 +45,35 @@ static struct dispatch *dispatch_of(const struct worker *w)
 
 /* ---- VMs ---- */
 
-static void dispatch_retire_if_unused(struct dispatch *d, struct vm *vm)
-{
-    if (vm != d->current && vm->sessions == 0)
-        reaper_bury(d->reaper, vm);
-}
-
 static void dispatch_adopt(struct worker *w, struct vm *vm)
 {
     struct dispatch *d = dispatch_of(w);
-    vm->home = w;
-    vm->budget = &d->budget;
-    vm->metrics = w->metrics;
+    vm_start(vm, w, &d->budget);
+    list_append(&d->vms, &vm->link);
     d->current = vm;
+}
+
+static void dispatch_retire(struct worker *w, struct vm *vm)
+{
+    ev_timer_stop(w->loop, &vm->drain);
+    list_remove(&vm->link);
+    vm_stop(vm);
+    reaper_bury(dispatch_of(w)->reaper, vm);
+}
+
+/* What still runs in the code of before a reload, without a connection, has had its time. */
+static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents)
+{
+    (void)loop;
+    (void)revents;
+    struct vm *vm = drain->data;
+    struct log_context about = {.worker = vm->worker};
+    if (vm->ntasks > 0)
+        log_write(LOG_WARN, &about,
+                  "generation %llu: tasks and timers were left at the end of reload_drain; cancelled",
+                  (unsigned long long)vm->generation);
+    vm_stop(vm);
+    vm->home->due = true;
 }
 
 static void dispatch_on_publication(struct mail *mail, void *receiver)
@@ -54,7 +83,27 @@ static void dispatch_on_publication(struct mail *mail, void *receiver)
     struct dispatch *d = dispatch_of(w);
     struct vm *old = d->current;
     dispatch_adopt(w, atomic_exchange(&d->pending, NULL));
-    dispatch_retire_if_unused(d, old);
+    if (old == NULL) /* the worker has ended */
+        return;
+    timer_stop_all(old, true);
+    ev_timer_init(&old->drain, dispatch_on_drain, w->config->reload_drain, 0);
+    old->drain.data = old;
+    ev_timer_start(w->loop, &old->drain);
+    w->due = true;
+}
+
+static void dispatch_on_due(struct worker *w)
+{
+    struct dispatch *d = dispatch_of(w);
+    uint64_t until = clock_coarse_ms() + DISPATCH_TURN_MS;
+    for (struct list *l = d->vms.next, *next; l != &d->vms; l = next) {
+        struct vm *vm = LIST_ENTRY(l, struct vm, link);
+        next = l->next;
+        if (job_run_some(vm, until))
+            w->due = true;
+        else if (vm != d->current && vm->holds == 0)
+            dispatch_retire(w, vm);
+    }
 }
 
 void dispatch_publish(struct worker *w, struct vm *vm)
@@ -81,35 +130,73 @@ static struct log_context dispatch_about(const struct session *s)
 
 static void dispatch_check(struct session *s, enum sched_result result)
 {
-    if (result != SCHED_OK)
+    if (result == SCHED_FAILED || result == SCHED_CUT)
         session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
+}
+
+static int dispatch_session_on_suspend(void *owner, struct task *t)
+{
+    struct session *s = owner;
+    int rc = inbound_hold(s);
+    if (rc == 0)
+        list_append(&s->more->tasks, &t->link);
+    return rc;
+}
+
+static void dispatch_session_on_end(void *owner, struct task *t, enum sched_result result)
+{
+    (void)t;
+    struct session *s = owner;
+    dispatch_check(s, result);
+    inbound_release(s);
+}
+
+static const struct task_owner dispatch_session_owner = {
+    .on_suspend = dispatch_session_on_suspend,
+    .on_end = dispatch_session_on_end,
+};
+
+/* An entry for a session; one that fails costs the connection. */
+static void dispatch_run(struct session *s, lua_CFunction body, void *arg)
+{
+    struct log_context about = dispatch_about(s);
+    dispatch_check(s, sched_run(s->owner, &(struct sched_entry){
+                                              .body = body,
+                                              .arg = arg,
+                                              .about = &about,
+                                              .kind = &dispatch_session_owner,
+                                              .owner = s,
+                                          }));
+}
+
+static const struct vm_bindings *dispatch_bindings(const struct session *s)
+{
+    const struct vm *vm = s->owner;
+    return vm->bindings;
 }
 
 static void dispatch_on_message(struct session *s, bool text, const char *data, size_t len)
 {
-    struct vm *vm = s->owner;
     struct dispatch_message m = {s, text, data, len};
-    struct log_context about = dispatch_about(s);
-    dispatch_check(s, sched_run(vm, vm->bindings->ws_message, &m, &about));
+    dispatch_run(s, dispatch_bindings(s)->ws_message, &m);
 }
 
 static void dispatch_on_control(struct session *s, bool ping, const char *data, size_t len)
 {
     struct vm *vm = s->owner;
     struct dispatch_control control = {s, ping, data, len};
-    struct log_context about = dispatch_about(s);
     if (vm->bindings->ws_wants_control(vm->L, s, ping))
-        dispatch_check(s, sched_run(vm, vm->bindings->ws_control, &control, &about));
+        dispatch_run(s, vm->bindings->ws_control, &control);
 }
 
-static void dispatch_on_drain(struct session *s)
+static void dispatch_on_drain_told(struct session *s)
 {
-    struct vm *vm = s->owner;
     struct dispatch_drain drain = {s};
-    struct log_context about = dispatch_about(s);
-    dispatch_check(s, sched_run(vm, vm->bindings->ws_drain, &drain, &about));
+    dispatch_run(s, dispatch_bindings(s)->ws_drain, &drain);
 }
 
+/* What the session's handlers wait for is not for anyone any more. What on_close begins is the VM's: it may
+ * outlive the session. */
 static void dispatch_on_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
 {
     struct vm *vm = s->owner;
@@ -117,45 +204,212 @@ static void dispatch_on_close(struct session *s, unsigned code, const char *reas
         return;
     struct dispatch_closed close = {s, code, reason, reason_len};
     struct log_context about = dispatch_about(s);
+    if (s->more != NULL)
+        task_cancel_all(&s->more->tasks);
     if (s->owner_ref != LUA_NOREF)
-        sched_run(vm, vm->bindings->ws_close, &close, &about);
+        sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
     vm->bindings->ws_forget(vm->L, s);
     s->owner = NULL;
-    vm->sessions--;
-    dispatch_retire_if_unused(dispatch_of(s->conn->worker), vm);
+    vm_release(vm);
 }
 
 static const struct session_handler dispatch_sessions = {
     .on_message = dispatch_on_message,
     .on_control = dispatch_on_control,
-    .on_drain = dispatch_on_drain,
+    .on_drain = dispatch_on_drain_told,
     .on_close = dispatch_on_close,
 };
 
-static void dispatch_upgrade(struct conn *c, struct head *head, struct vm *vm, int route)
+/* ---- handshakes ---- */
+
+static void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
+                            int *request)
 {
-    const char *reason;
-    int status = upgrade_check(head, &reason);
-    if (status != 0) {
-        http1_refuse(c, &(struct response_error){
-                            .status = status,
-                            .detail = reason,
-                            .fields = status == 426 ? DISPATCH_UPGRADE : NULL,
-                            .head_only = head->method == HTTP_HEAD,
-                        });
-        head_unref(head);
-        return;
-    }
-    struct session *s = session_open(c, head);
+    const struct vm_route *r = &vm->routes[route];
+    const struct config_list *protocols = r->protocols;
+    struct session_accept how = {.limits = &r->limits, .protocol = -1, .fields = fields};
+    if (protocols != NULL)
+        how.protocol = subprotocol_choose(head, (const char *const *)protocols->item, protocols->n);
+    struct session *s = session_open(c, head, &how);
     if (s == NULL)
         return;
     s->owner = vm;
     s->owner_ref = LUA_NOREF;
     s->owner_route = (uint16_t)route;
-    vm->sessions++;
-    struct dispatch_open open = {s, vm->handlers[route]};
-    struct log_context about = dispatch_about(s);
-    dispatch_check(s, sched_run(vm, vm->bindings->ws_open, &open, &about));
+    vm_hold(vm);
+    struct dispatch_open open = {s, r->handler, request};
+    dispatch_run(s, vm->bindings->ws_open, &open);
+}
+
+static void dispatch_upgrade_free(struct dispatch_upgrade *u)
+{
+    head_unref(u->head);
+    if (u->request != LUA_NOREF)
+        luaL_unref(u->vm->L, LUA_REGISTRYINDEX, u->request);
+    buf_fini(&u->fields);
+    buf_fini(&u->body);
+    vm_release(u->vm);
+    free(u);
+}
+
+static void dispatch_refuse(struct dispatch_upgrade *u, struct response_error *refusal)
+{
+    refusal->head_only = u->head->method == HTTP_HEAD;
+    metrics_add(u->vm->metrics, METRIC_REFUSED_SCRIPT, 1);
+    http1_refuse(u->conn, refusal);
+}
+
+/* should_upgrade has come to its end. Frees `u`. */
+static void dispatch_decide(struct dispatch_upgrade *u, enum sched_result result)
+{
+    if (result != SCHED_OK)
+        dispatch_refuse(u, &(struct response_error){.status = 500, .detail = "The server's script failed."});
+    else if (u->status != 0)
+        dispatch_refuse(u, &(struct response_error){
+                               .status = u->status,
+                               .fields = u->fields.len > 0 ? u->fields.data : NULL,
+                               .body = u->body.len > 0 ? u->body.data : NULL,
+                               .body_len = u->body.len,
+                           });
+    else
+        dispatch_accept(u->conn, head_ref(u->head), u->vm, u->route, u->fields.len > 0 ? u->fields.data : "",
+                        &u->request);
+    dispatch_upgrade_free(u);
+}
+
+static int dispatch_upgrade_on_suspend(void *owner, struct task *t)
+{
+    struct dispatch_upgrade *u = owner;
+    u->task = t;
+    return 0;
+}
+
+static void dispatch_upgrade_on_end(void *owner, struct task *t, enum sched_result result)
+{
+    (void)t;
+    struct dispatch_upgrade *u = owner;
+    u->task = NULL;
+    if (u->put_off && result != SCHED_CANCELLED)
+        dispatch_decide(u, result);
+}
+
+static const struct task_owner dispatch_upgrade_owner = {
+    .on_suspend = dispatch_upgrade_on_suspend,
+    .on_end = dispatch_upgrade_on_end,
+};
+
+static void dispatch_ask_script(struct conn *c, struct head *head, struct vm *vm, int route)
+{
+    struct dispatch_upgrade *u = calloc(1, sizeof *u);
+    if (u == NULL) {
+        head_unref(head);
+        http1_refuse(c, &(struct response_error){.status = 500, .detail = "The server is out of memory."});
+        return;
+    }
+    *u = (struct dispatch_upgrade){.conn = c, .head = head, .vm = vm, .route = route, .request = LUA_NOREF};
+    vm_hold(vm);
+    struct log_context about = {
+        .worker = c->worker->index, .conn = c->id, .route = router_route(vm->router, (size_t)route)->pattern};
+    enum sched_result result = sched_run(vm, &(struct sched_entry){
+                                                 .body = vm->bindings->ws_upgrade,
+                                                 .arg = u,
+                                                 .about = &about,
+                                                 .kind = &dispatch_upgrade_owner,
+                                                 .owner = u,
+                                             });
+    if (result == SCHED_SUSPENDED) {
+        u->put_off = true;
+        http1_put_off(c, u);
+    } else
+        dispatch_decide(u, result);
+}
+
+static void dispatch_on_gone(struct conn *c, void *request)
+{
+    (void)c;
+    struct dispatch_upgrade *u = request;
+    if (u->task != NULL)
+        task_cancel(u->task);
+    dispatch_upgrade_free(u);
+}
+
+/* Cross-site WebSocket hijacking: a browser sends the user's cookies along with whatever page asks, but says
+ * which page it was (RFC 6455, 10.2). Clients that are no browsers send no Origin. */
+static bool dispatch_origin_fits(const struct vm *vm, int route, const struct head *head, const char **origin,
+                                 size_t *len)
+{
+    const struct config_list *allowed = vm->routes[route].origins;
+    const char *host = NULL;
+    size_t host_len = 0;
+    if (allowed == NULL)
+        allowed = &vm->config->origins;
+    *origin = "";
+    *len = 0;
+    if (head_find(head, "Origin", 6, 0) < 0)
+        return true;
+    head_single(head, "Origin", origin, len); /* two of them fit nothing but "*" */
+    head_single(head, "Host", &host, &host_len);
+    for (size_t i = 0; i < allowed->n; i++)
+        if (origin_matches(allowed->item[i], strlen(allowed->item[i]), *origin, *len, host, host_len))
+            return true;
+    return false;
+}
+
+static void dispatch_log_origin(const struct conn *c, const struct vm *vm, int route, const char *origin,
+                                size_t len)
+{
+    struct log_context about = {
+        .worker = c->worker->index, .conn = c->id, .route = router_route(vm->router, (size_t)route)->pattern};
+    log_write(LOG_INFO, &about, "refused a page of origin \"%.*s\": not in origins (see the route's options)",
+              (int)(len < 200 ? len : 200), origin);
+}
+
+static _Atomic uint64_t dispatch_handshakes; /* handshakes_per_second */
+
+static bool dispatch_too_many(const struct worker *w)
+{
+    double limit = w->config->handshakes_per_second;
+    return limit > 0 && !rate_take(&dispatch_handshakes, clock_coarse_ms() * 1000, limit, limit);
+}
+
+/* What keeps a handshake from being accepted; status 0 when nothing does. */
+static struct response_error dispatch_check_upgrade(struct conn *c, const struct head *head,
+                                                    const struct vm *vm, int route)
+{
+    const char *reason, *origin;
+    size_t len;
+    struct metrics *m = c->worker->metrics;
+    int status = upgrade_check(head, &reason);
+    if (status != 0)
+        return (struct response_error){
+            .status = status, .detail = reason, .fields = status == 426 ? DISPATCH_UPGRADE : NULL};
+    if (!dispatch_origin_fits(vm, route, head, &origin, &len)) {
+        metrics_add(m, METRIC_REFUSED_ORIGIN, 1);
+        dispatch_log_origin(c, vm, route, origin, len);
+        return (struct response_error){.status = 403,
+                                       .detail = "Pages of this origin may not connect here (see origins)."};
+    }
+    if (dispatch_too_many(c->worker)) {
+        metrics_add(m, METRIC_REFUSED_RATE, 1);
+        return (struct response_error){.status = 503,
+                                       .detail = "Too many clients connect at once; try again in a moment.",
+                                       .fields = "Retry-After: 1\r\n"};
+    }
+    return (struct response_error){.status = 0};
+}
+
+static void dispatch_on_upgrade(struct conn *c, struct head *head, struct vm *vm, int route)
+{
+    struct response_error refusal = dispatch_check_upgrade(c, head, vm, route);
+    int none = LUA_NOREF;
+    if (refusal.status != 0) {
+        refusal.head_only = head->method == HTTP_HEAD;
+        http1_refuse(c, &refusal);
+        head_unref(head);
+    } else if (vm->routes[route].should_upgrade != LUA_NOREF)
+        dispatch_ask_script(c, head, vm, route);
+    else
+        dispatch_accept(c, head, vm, route, "", &none);
 }
 
 /* ---- by connection id ---- */
@@ -200,10 +454,10 @@ static enum session_sent dispatch_letter_send(struct worker *w, const struct dis
     if (to == w)
         return dispatch_act(w, l, data);
     struct dispatch *d = dispatch_of(to);
-    size_t size = sizeof *l + l->len;
-    if (size > DISPATCH_INBOX_BYTES)
+    size_t size = sizeof *l + l->len, limit = (size_t)w->config->inbox_limit;
+    if (size > limit)
         return SESSION_QUEUE_FULL;
-    bool fits = atomic_fetch_add(&d->inbox, size) <= DISPATCH_INBOX_BYTES - size;
+    bool fits = atomic_fetch_add(&d->inbox, size) <= limit - size;
     struct dispatch_letter *copy = fits ? malloc(size) : NULL;
     if (copy == NULL) {
         atomic_fetch_sub(&d->inbox, size);
@@ -236,7 +490,7 @@ static void dispatch_on_request(struct conn *c, struct head *head)
     const char *path = head_bytes(head) + head->path.at;
     int route = router_match(vm->router, ROUTER_WEBSOCKET, path, head->path.len, &m);
     if (route >= 0 && upgrade_wanted(head)) {
-        dispatch_upgrade(c, head, vm, route);
+        dispatch_on_upgrade(c, head, vm, route);
         return;
     }
     struct response_error refusal = {.head_only = head->method == HTTP_HEAD};
@@ -256,7 +510,8 @@ static void dispatch_on_request(struct conn *c, struct head *head)
     http1_refuse(c, &refusal);
 }
 
-static const struct http1_handler dispatch_requests = {.on_request = dispatch_on_request};
+static const struct http1_handler dispatch_requests = {.on_request = dispatch_on_request,
+                                                       .on_gone = dispatch_on_gone};
 
 /* ---- the worker ---- */
 
@@ -265,16 +520,37 @@ static void dispatch_on_start(struct worker *w)
     budget_adopt(&dispatch_of(w)->budget);
 }
 
+/* Completions are told of the end of their connections, and what that wakes goes on, for a while. */
+static void dispatch_run_last_jobs(struct dispatch *d)
+{
+    uint64_t until = clock_now_ms() + DISPATCH_LAST_MS;
+    bool more = true;
+    while (more && clock_now_ms() < until) {
+        more = false;
+        for (struct list *l = d->vms.next; l != &d->vms; l = l->next)
+            more |= job_run_some(LIST_ENTRY(l, struct vm, link), until);
+    }
+}
+
+static void dispatch_retire_all(struct worker *w)
+{
+    struct dispatch *d = dispatch_of(w);
+    while (!list_empty(&d->vms))
+        dispatch_retire(w, LIST_ENTRY(d->vms.next, struct vm, link));
+    d->current = NULL;
+}
+
 static void dispatch_on_exit(struct worker *w)
 {
     struct dispatch *d = dispatch_of(w);
-    reaper_bury(d->reaper, d->current);
-    d->current = NULL;
+    dispatch_run_last_jobs(d);
+    dispatch_retire_all(w);
 }
 
 const struct worker_hooks dispatch_worker_hooks = {
     .on_start = dispatch_on_start,
     .on_accept = http1_on_accept,
+    .on_due = dispatch_on_due,
     .on_exit = dispatch_on_exit,
 };
 
@@ -291,6 +567,7 @@ int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper)
         return -1;
     }
     d->reaper = reaper;
+    list_init(&d->vms);
     d->publication.deliver = dispatch_on_publication;
     budget_init(&d->budget, "handler_budget", w->config->handler_budget);
     w->layer[WORKER_HTTP] = (void *)(uintptr_t)&dispatch_requests;
@@ -304,8 +581,8 @@ void dispatch_worker_fini(struct worker *w)
     struct dispatch *d = dispatch_of(w);
     if (d == NULL)
         return;
-    if (d->current != NULL)
-        reaper_bury(d->reaper, d->current);
+    mailbox_flush(&w->mailbox); /* a publication that came too late */
+    dispatch_retire_all(w);
     session_worker_fini(w);
     free(d);
     w->layer[WORKER_SCRIPT] = NULL;

@@ -15,7 +15,22 @@
 /* What the bodies of struct vm_bindings get from sched_take_arg. */
 struct dispatch_open {
     struct session *session;
-    int handler; /* registry reference of the route's function */
+    int handler;  /* registry references: the route's function, */
+    int *request; /* and the request that should_upgrade had, to be taken over; LUA_NOREF is none */
+};
+
+/* A handshake that should_upgrade decides on; its body stores the verdict, and in `request` the request. */
+struct dispatch_upgrade {
+    struct conn *conn;
+    struct head *head;
+    struct vm *vm;
+    struct task *task; /* while it is suspended */
+    int route;
+    int request; /* registry reference, or LUA_NOREF */
+    bool put_off;
+    int status;        /* 0: accepted */
+    struct buf fields; /* header lines for the answer, each with its CR LF */
+    struct buf body;   /* of a refusal; when it is empty the server says something itself */
 };
 struct dispatch_message {
     struct session *session;
@@ -52,8 +67,7 @@ extern const struct worker_hooks dispatch_worker_hooks;
 
 /* A message or a Close for the WebSocket with connection id `id`, whichever worker holds it. On the thread of
  * `w`. For another worker's connection SENT means that the letter is on its way; what waits for one worker is
- * limited. */
-#define DISPATCH_INBOX_BYTES (64u << 20)
+ * limited by inbox_limit. */
 enum session_sent dispatch_send(struct worker *w, uint64_t id, bool text, const char *data, size_t len);
 enum session_sent dispatch_close(struct worker *w, uint64_t id, unsigned code, const char *reason,
                                  size_t len);

@@ -10,6 +10,8 @@
 
 #include "base/metrics.h"
 #include "script/budget.h"
+#include "script/coro.h"
+#include "script/task.h"
 #include "script/vm.h"
 
 #define SCHED_TRACE_LEVELS 20
@@ -196,36 +198,115 @@ static void sched_report(struct vm *vm, lua_State *co, int status, bool cut, con
         log_write(LOG_ERROR, about, "unknown error");
 }
 
-enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const struct log_context *about)
+/* The coroutine has come to its end; on success it is as good as new. */
+static void sched_thread_done(struct vm *vm, struct sched_thread *t, bool reusable)
 {
-    assert(!vm->sched.busy);
+    if (reusable) {
+        lua_settop(t->co, 0);
+        sched_thread_put(vm, t);
+    } else
+        luaL_unref(vm->L, LUA_REGISTRYINDEX, t->ref);
+}
+
+static void sched_begin(struct vm *vm, const struct sched_entry *entry, struct sched_thread *t,
+                        struct task *task)
+{
+    struct sched *s = &vm->sched;
+    assert(!s->busy);
+    s->busy = true;
+    s->suspending = false;
+    s->running.entry = entry;
+    s->running.thread = *t;
+    s->running.task = task;
+    vm->about = *entry->about;
+}
+
+static void sched_leave(struct vm *vm)
+{
+    vm->about = (struct log_context){.worker = vm->worker};
+    vm->sched.busy = false;
+}
+
+/* Runs the coroutine until it ends or is suspended. */
+static enum sched_result sched_step(struct vm *vm, const struct sched_entry *entry, struct sched_thread *t,
+                                    struct task *task)
+{
+    int results = 0;
+    sched_begin(vm, entry, t, task);
+    budget_enter(vm->budget, t->co);
+    int status = lua_resume(t->co, vm->L, 0, &results);
+    bool cut = budget_leave(vm->budget, t->co);
+    bool failed = (status != LUA_OK && status != LUA_YIELD) || results > 0;
+    if (failed)
+        sched_report(vm, t->co, status, cut, entry->about);
+    task = vm->sched.running.task;
+    sched_leave(vm);
+    if (status == LUA_YIELD)
+        return SCHED_SUSPENDED;
+    if (failed && vm->memory > vm->memory_limit / 2) /* string buffers ask the allocator past the collector */
+        lua_gc(vm->L, LUA_GCCOLLECT);
+    /* When the trampoline itself failed there is nothing to reuse. */
+    sched_thread_done(vm, t, status == LUA_OK);
+    enum sched_result result = !failed ? SCHED_OK : cut ? SCHED_CUT : SCHED_FAILED;
+    if (task != NULL)
+        task_end(task, result);
+    return result;
+}
+
+enum sched_result sched_run(struct vm *vm, const struct sched_entry *entry)
+{
     struct sched_thread t;
     metrics_add(vm->metrics, METRIC_HANDLER_CALLS, 1);
     if (!sched_thread_get(vm, &t)) {
         metrics_add(vm->metrics, METRIC_HANDLER_ERRORS, 1);
-        log_write(LOG_ERROR, about, "not enough memory to run a handler (vm_memory)");
+        log_write(LOG_ERROR, entry->about, "not enough memory to run a handler (vm_memory)");
         return SCHED_FAILED;
     }
-    vm->sched.busy = true;
-    vm->about = *about;
-    int results = 0;
-    vm->sched.body = body;
-    vm->sched.arg = arg;
+    vm->sched.body = entry->body;
+    vm->sched.arg = entry->arg;
     lua_pushcfunction(t.co, sched_trampoline);
-    budget_enter(vm->budget, t.co);
-    int status = lua_resume(t.co, vm->L, 0, &results);
-    bool cut = budget_leave(vm->budget, t.co);
-    bool failed = status != LUA_OK || results > 0;
-    if (failed)
-        sched_report(vm, t.co, status, cut, about);
-    vm->about = (struct log_context){.worker = vm->worker};
-    vm->sched.busy = false;
-    if (failed && vm->memory > vm->memory_limit / 2) /* string buffers ask the allocator past the collector */
-        lua_gc(vm->L, LUA_GCCOLLECT);
-    if (status == LUA_OK) {
-        lua_settop(t.co, 0);
-        sched_thread_put(vm, &t);
-    } else /* the trampoline itself failed: nothing to reuse */
-        luaL_unref(vm->L, LUA_REGISTRYINDEX, t.ref);
-    return !failed ? SCHED_OK : cut ? SCHED_CUT : SCHED_FAILED;
+    return sched_step(vm, entry, &t, NULL);
+}
+
+/* ---- suspended handlers ---- */
+
+static struct sched_entry sched_entry_of(const struct task *t)
+{
+    return (struct sched_entry){.about = &t->about, .kind = t->kind, .owner = t->owner};
+}
+
+void sched_resume(struct task *t)
+{
+    struct sched_entry entry = sched_entry_of(t);
+    struct sched_thread thread = t->thread;
+    struct log_context about = t->about; /* the task may be freed while they are in use */
+    entry.about = &about;
+    sched_step(t->job.vm, &entry, &thread, t);
+}
+
+/* Each has a budget of its own. False when it ended badly. */
+static bool sched_close_thread(struct vm *vm, lua_State *co, const struct log_context *about)
+{
+    lua_State *inner = coro_waited_for(co);
+    if (inner != NULL)
+        sched_close_thread(vm, inner, about);
+    vm_clear_mark(co, VM_MARK_WAITING);
+    vm->sched.pinned++;
+    budget_enter(vm->budget, co);
+    int status = lua_resetthread(co);
+    bool cut = budget_leave(vm->budget, co);
+    vm->sched.pinned--;
+    if (status != LUA_OK)
+        sched_report(vm, co, status, cut, about);
+    return status == LUA_OK;
+}
+
+void sched_abandon(struct task *t)
+{
+    struct vm *vm = t->job.vm;
+    struct sched_entry entry = sched_entry_of(t);
+    sched_begin(vm, &entry, &t->thread, t);
+    bool fine = sched_close_thread(vm, t->thread.co, &t->about);
+    sched_leave(vm);
+    sched_thread_done(vm, &t->thread, fine);
 }

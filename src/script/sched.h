@@ -12,18 +12,38 @@
 #include "base/log.h"
 
 struct vm;
+struct task;
+struct task_owner;
 
 #define SCHED_POOL 8
 
-/* The spare coroutines of a VM; each is anchored in the registry. */
+struct sched_thread {
+    lua_State *co;
+    int ref; /* anchors it in the registry */
+};
+
+/* What to run, and for whom. */
+struct sched_entry {
+    lua_CFunction body; /* gets `arg` through sched_take_arg and calls the script from there */
+    void *arg;
+    const struct log_context *about; /* for the log */
+    const struct task_owner *kind;   /* NULL: the VM's own business */
+    void *owner;                     /* for the functions of `kind` */
+};
+
+/* The spare coroutines of a VM, and what is running. */
 struct sched {
-    struct sched_thread {
-        lua_State *co;
-        int ref;
-    } spare[SCHED_POOL];
+    struct sched_thread spare[SCHED_POOL];
     unsigned count;
     bool busy;          /* entries do not nest */
+    bool suspending;    /* the coroutine that yields does so for task_suspend */
     bool out_of_memory; /* the last entry ended so */
+    unsigned pinned;    /* calls that cannot be suspended, but cannot be seen from the coroutine that runs */
+    struct {
+        const struct sched_entry *entry;
+        struct sched_thread thread;
+        struct task *task; /* once it has been, or is about to be, suspended */
+    } running;
     lua_CFunction body; /* on its way to the trampoline */
     void *arg;          /* on its way to the body */
 };
@@ -34,13 +54,19 @@ void *sched_take_arg(lua_State *L);
 
 enum sched_result {
     SCHED_OK,
-    SCHED_FAILED, /* an error, memory included; logged and counted */
-    SCHED_CUT,    /* over the time budget; logged and counted */
+    SCHED_FAILED,    /* an error, memory included; logged and counted */
+    SCHED_CUT,       /* over the time budget; logged and counted */
+    SCHED_SUSPENDED, /* a task now; its owner hears of the end */
+    SCHED_CANCELLED, /* only told to a task's owner */
 };
 
-/* Runs `body`, a C function that gets `arg` through sched_take_arg and calls the script from there, in a
- * coroutine, as an entry of its own. Never raises. `about` is for the log. */
-enum sched_result sched_run(struct vm *vm, lua_CFunction body, void *arg, const struct log_context *about);
+/* Runs an entry in a coroutine, until it ends or is suspended. Never raises. */
+enum sched_result sched_run(struct vm *vm, const struct sched_entry *entry);
+
+/* For task.c: goes on with a suspended entry; may free the task. */
+void sched_resume(struct task *t);
+/* For task.c: closes its coroutine, and those of the script that it was waiting in, innermost first. */
+void sched_abandon(struct task *t);
 
 /* Runs `body` on the main state under the budget, for loading. 0, or -1 with message and traceback in `e`.
  */

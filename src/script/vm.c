@@ -7,11 +7,14 @@
 
 #include <lauxlib.h>
 
+#include "net/worker.h"
 #include "script/policy.h"
+#include "script/task.h"
+#include "script/timer.h"
 
 /* A thread's extra space holds its VM's address (new threads inherit it from the main one) and its marks in
  * the lowest bits. */
-#define VM_MARKS ((uintptr_t)(VM_MARK_SCHED | VM_MARK_CUT))
+#define VM_MARKS ((uintptr_t)(VM_MARK_SCHED | VM_MARK_CUT | VM_MARK_WAITING))
 
 struct vm *vm_of(lua_State *L)
 {
@@ -23,9 +26,14 @@ void vm_set_mark(lua_State *L, enum vm_mark mark)
     *(uintptr_t *)lua_getextraspace(L) |= mark;
 }
 
-bool vm_has_mark(lua_State *L, enum vm_mark mark)
+void vm_clear_mark(lua_State *L, enum vm_mark mark)
 {
-    return (*(uintptr_t *)lua_getextraspace(L) & mark) != 0;
+    *(uintptr_t *)lua_getextraspace(L) &= ~(uintptr_t)mark;
+}
+
+bool vm_has_mark(const lua_State *L, enum vm_mark mark)
+{
+    return (*(const uintptr_t *)lua_getextraspace(L) & mark) != 0;
 }
 
 /* ---- memory ---- */
@@ -59,18 +67,19 @@ static int vm_on_panic(lua_State *L)
 
 /* ---- routes ---- */
 
-static void vm_reserve_handler(lua_State *L, struct vm *vm, size_t number)
+static struct vm_route *vm_reserve_route(lua_State *L, struct vm *vm, size_t number)
 {
     if (number % 64 == 0) {
-        int *grown = realloc(vm->handlers, (number + 64) * sizeof *grown);
+        struct vm_route *grown = realloc(vm->routes, (number + 64) * sizeof *grown);
         if (grown == NULL)
             luaL_error(L, "out of memory");
-        vm->handlers = grown;
+        vm->routes = grown;
     }
-    vm->handlers[number] = LUA_NOREF;
+    vm->routes[number] = (struct vm_route){.handler = LUA_NOREF, .should_upgrade = LUA_NOREF};
+    return &vm->routes[number];
 }
 
-void vm_add_route(lua_State *L, enum router_method method, int pattern_index, int function_index)
+struct vm_route *vm_add_route(lua_State *L, enum router_method method, int pattern_index)
 {
     struct vm *vm = vm_of(L);
     size_t len;
@@ -82,14 +91,45 @@ void vm_add_route(lua_State *L, enum router_method method, int pattern_index, in
     struct err e;
     if (router_count(vm->router) == VM_ROUTES)
         luaL_error(L, "more than %d routes", VM_ROUTES);
-    vm_reserve_handler(L, vm, router_count(vm->router));
-    int number = router_add(vm->router, method, pattern, len, where, &e);
-    if (number < 0) {
+    struct vm_route *route = vm_reserve_route(L, vm, router_count(vm->router));
+    if (router_add(vm->router, method, pattern, len, where, &e) < 0) {
         lua_pushstring(L, e.text);
         lua_error(L);
     }
-    lua_pushvalue(L, function_index);
-    vm->handlers[number] = luaL_ref(L, LUA_REGISTRYINDEX);
+    return route;
+}
+
+static void vm_free_routes(struct vm *vm)
+{
+    for (size_t i = 0; vm->router != NULL && i < router_count(vm->router); i++) {
+        config_list_free(vm->routes[i].protocols);
+        config_list_free(vm->routes[i].origins);
+    }
+    free(vm->routes);
+}
+
+/* ---- what needs it ---- */
+
+void vm_release(struct vm *vm)
+{
+    if (--vm->holds == 0 && vm->home != NULL)
+        vm->home->due = true; /* it may be done with */
+}
+
+void vm_hold_task(struct vm *vm, enum metric gauge)
+{
+    vm->ntasks++;
+    vm_hold(vm);
+    if (vm->metrics != NULL)
+        metrics_add(vm->metrics, gauge, 1);
+}
+
+void vm_release_task(struct vm *vm, enum metric gauge)
+{
+    vm->ntasks--;
+    vm_release(vm);
+    if (vm->metrics != NULL)
+        metrics_sub(vm->metrics, gauge, 1);
 }
 
 /* ---- loading ---- */
@@ -128,7 +168,7 @@ static int vm_run_body(lua_State *L)
     return 0;
 }
 
-static int vm_start(struct vm *vm, const char *path, struct err *e)
+static int vm_run_script(struct vm *vm, const char *path, struct err *e)
 {
     struct vm_start start = {.vm = vm, .path = path};
     if (snapshot_read(vm->snapshot, path, &start.file) < 0)
@@ -148,7 +188,12 @@ struct vm *vm_load(const struct vm_options *o, const char *path, struct err *e)
         err_set(e, "out of memory");
         return NULL;
     }
+    vm->config = o->config;
     vm->memory_limit = (size_t)o->config->vm_memory;
+    list_init(&vm->jobs);
+    list_init(&vm->timers);
+    list_init(&vm->tasks);
+    list_init(&vm->link);
     vm->bindings = o->bindings;
     vm->budget = o->budget;
     vm->worker = o->worker;
@@ -163,20 +208,44 @@ struct vm *vm_load(const struct vm_options *o, const char *path, struct err *e)
     else {
         *(struct vm **)lua_getextraspace(vm->L) = vm;
         lua_atpanic(vm->L, vm_on_panic);
-        if (vm_start(vm, path, e) == 0)
+        if (vm_run_script(vm, path, e) == 0)
             return vm;
     }
     vm_destroy(vm);
     return NULL;
 }
 
+void vm_start(struct vm *vm, struct worker *home, struct budget *budget)
+{
+    vm->home = home;
+    vm->budget = budget;
+    vm->metrics = home->metrics;
+    uint64_t timers = 0; /* not counted while there were no metrics */
+    for (struct list *l = vm->timers.next; l != &vm->timers; l = l->next)
+        timers++;
+    metrics_add(vm->metrics, METRIC_TIMERS, timers);
+    metrics_add(vm->metrics, METRIC_TASKS, vm->ntasks - timers);
+    timer_start_all(vm);
+    if (!list_empty(&vm->jobs))
+        home->due = true;
+}
+
+void vm_stop(struct vm *vm)
+{
+    task_cancel_all(&vm->tasks);
+    timer_stop_all(vm, false);
+    job_drop_all(vm);
+}
+
 void vm_destroy(struct vm *vm)
 {
+    if (vm->L != NULL && vm->home == NULL) /* it has never served, so nobody has stopped it */
+        vm_stop(vm);
     if (vm->L != NULL)
         lua_close(vm->L);
+    vm_free_routes(vm);
     if (vm->router != NULL)
         router_destroy(vm->router);
     snapshot_unref(vm->snapshot);
-    free(vm->handlers);
     free(vm);
 }

@@ -18,14 +18,13 @@
 #include "script/budget.h"
 #include "script/sched.h"
 #include "script/snapshot.h"
+#include "ws/session.h"
 
 /* What the bindings (src/lua) bring: how the C side opens the API and enters Lua. The bodies run inside
  * sched_run and take what dispatch.h describes from sched_take_arg. */
-struct session;
-struct worker;
-
 struct vm_bindings {
     lua_CFunction open;       /* installs the globals */
+    lua_CFunction ws_upgrade; /* runs a route's should_upgrade */
     lua_CFunction ws_open;    /* runs a route's function with a new ws */
     lua_CFunction ws_message; /* calls on_text or on_binary */
     lua_CFunction ws_control; /* calls on_ping or on_pong */
@@ -44,15 +43,29 @@ struct vm {
     struct sched sched;
     const struct vm_bindings *bindings;
     struct router *router;
-    int *handlers;               /* registry references, by route number */
+    struct vm_route *routes;     /* by route number */
     size_t memory, memory_limit; /* bytes */
     unsigned worker, workers;    /* this worker's number, how many there are */
     struct worker *home;         /* the worker that has the VM now; NULL while loading */
-    unsigned sessions;           /* connections whose handlers live here */
+    unsigned holds;              /* what needs the VM: connections, tasks, timers, completions */
+    uint64_t ntasks;             /* tasks, timers and functions on their way: what max_tasks limits */
+    struct list jobs, timers;    /* job.h, timer.h */
+    struct list tasks;           /* suspended ones that are the VM's own */
+    const struct config *config;
     uint64_t generation;
     struct snapshot *snapshot; /* referenced */
     bool loading;
-    struct vm *next; /* in a list of its owner: the dispatcher's retired VMs, the reaper's queue */
+    struct list link; /* in the dispatcher's list */
+    ev_timer drain;   /* once a newer one serves: what still runs has until then */
+    struct vm *next;  /* in the reaper's queue */
+};
+
+/* What the script said about a route. */
+struct vm_route {
+    int handler; /* registry references; LUA_NOREF is none */
+    int should_upgrade;
+    struct session_limits limits;
+    struct config_list *protocols, *origins; /* owned; NULL: none, and the configuration's */
 };
 
 #define VM_ROUTES 65535
@@ -82,12 +95,32 @@ enum vm_mark {
     VM_MARK_SCHED = 1, /* the scheduler resumes it; scripts may not */
     VM_MARK_CUT =
         2, /* it died of the time budget, with hooks off for good: none of its code may run any more */
+    VM_MARK_WAITING = 4, /* the script's own, in which something waits: scripts may not resume it */
 };
 void vm_set_mark(lua_State *L, enum vm_mark mark);
-bool vm_has_mark(lua_State *L, enum vm_mark mark);
+void vm_clear_mark(lua_State *L, enum vm_mark mark);
+bool vm_has_mark(const lua_State *L, enum vm_mark mark);
 
-/* Registers the function at `index` as a route. Raises with the place of the caller (level 1) in the message.
- */
-void vm_add_route(lua_State *L, enum router_method method, int pattern_index, int function_index);
+/* Registers a route with neither functions nor options yet: those are the caller's to fill. Raises with the
+ * place of the caller (level 1) in the message. The result is valid until the next route. */
+struct vm_route *vm_add_route(lua_State *L, enum router_method method, int pattern_index);
+
+/* One more thing, one less, that needs the VM. */
+static inline void vm_hold(struct vm *vm)
+{
+    vm->holds++;
+}
+void vm_release(struct vm *vm);
+
+/* The same for what counts as a task; `gauge` is METRIC_TASKS or METRIC_TIMERS. */
+void vm_hold_task(struct vm *vm, enum metric gauge);
+void vm_release_task(struct vm *vm, enum metric gauge);
+
+/* The worker `home` has the VM from now on, and what the script has set up begins. On the worker's thread, or
+ * before it runs. */
+void vm_start(struct vm *vm, struct worker *home, struct budget *budget);
+
+/* Nothing of it may run any more: timers, tasks and jobs are gone after this. */
+void vm_stop(struct vm *vm);
 
 #endif

@@ -12,36 +12,48 @@
 #include "base/utf8.h"
 #include "http/http1.h"
 #include "ws/closecode.h"
-#include "ws/sessions.h"
+#include "ws/subprotocol.h"
 #include "ws/upgrade.h"
 
-/* How long one connection's messages are handled before the others get their turn. */
-#define SESSION_TURN_MS 5
-
-struct session_worker {
-    const struct session_handler *handler;
-    struct framer_pool framers;
-    struct sessions sessions;
-};
-
-/* What has come of a message that is not whole, and of a control frame that is not. */
-struct session_partial {
-    struct buf body;
-    struct utf8 utf8;
-    bool in_message;
-    bool text;
-    uint8_t control_len;
-    uint8_t control[125];
-};
-
-static struct session_worker *session_layer(const struct session *s)
+void session_limits_init(struct session_limits *l, const struct config *config)
 {
-    return s->conn->worker->layer[WORKER_WS];
+    *l = (struct session_limits){
+        .max_message = (uint64_t)config->max_message,
+        .max_frame = config->max_frame > 0 ? (uint64_t)config->max_frame : UINT64_MAX,
+        .send_limit = (uint64_t)config->send_limit,
+        .read_ahead = (uint64_t)config->read_ahead,
+        .idle_timeout = config->idle_timeout,
+        .ping_interval = config->ping_interval,
+        .close_timeout = config->close_timeout,
+        .messages_per_second = config->messages_per_second,
+        .drop = config->on_slow == CONFIG_ON_SLOW_DROP,
+    };
 }
 
-static struct metrics *session_metrics(const struct session *s)
+struct session_more *session_need_more(struct session *s)
 {
-    return s->conn->worker->metrics;
+    if (s->more == NULL && (s->more = calloc(1, sizeof *s->more)) != NULL) {
+        list_init(&s->more->tasks);
+        list_init(&s->more->dones);
+    }
+    return s->more;
+}
+
+void session_tidy(struct session *s)
+{
+    struct session_more *more = s->more;
+    if (inbound_is_idle(&more->in) && list_empty(&more->tasks) && list_empty(&more->dones) &&
+        more->close_reason == NULL) {
+        free(more);
+        s->more = NULL;
+    }
+}
+
+bool session_over_limit(const struct session *s, enum metric bytes, int64_t limit, uint64_t extra)
+{
+    const struct worker *w = s->conn->worker;
+    uint64_t mine = metrics_get(w->metrics, bytes) + extra;
+    return mine > (uint64_t)limit / w->count && metrics_sum(bytes) + extra > (uint64_t)limit;
 }
 
 struct session *session_find(struct worker *w, uint64_t id)
@@ -51,18 +63,6 @@ struct session *session_find(struct worker *w, uint64_t id)
 }
 
 /* ---- ending ---- */
-
-/* Not under framer_read, which is using both. */
-static void session_drop_input(struct session *s)
-{
-    framer_abandon(&session_layer(s)->framers, &s->rx);
-    if (s->partial == NULL)
-        return;
-    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, s->partial->body.cap);
-    buf_fini(&s->partial->body);
-    free(s->partial);
-    s->partial = NULL;
-}
 
 /* Every way out comes here once: nothing is read or sent any more, on_close is due. */
 static void session_end(struct session *s, unsigned code)
@@ -98,7 +98,8 @@ void session_close(struct session *s, unsigned code, const char *reason, size_t 
         return;
     session_write_close(s, code, reason, reason_len);
     s->state = SESSION_CLOSING;
-    conn_set_deadline(s->conn, s->conn->worker->config->close_timeout);
+    inbound_forget_waiting(s);
+    conn_set_deadline(s->conn, s->limits->close_timeout);
 }
 
 void session_fail(struct session *s, unsigned code, const char *reason)
@@ -108,26 +109,47 @@ void session_fail(struct session *s, unsigned code, const char *reason)
     if (s->state == SESSION_OPEN)
         session_write_close(s, code, reason, strlen(reason));
     session_end(s, code);
-    conn_finish(s->conn, s->conn->worker->config->close_timeout);
+    conn_finish(s->conn, s->limits->close_timeout);
 }
 
 /* ---- sending ---- */
 
+/* The peer does not keep up. */
+static enum session_sent session_slow(struct session *s)
+{
+    metrics_add(session_metrics(s), s->limits->drop ? METRIC_SLOW_DROPPED : METRIC_SLOW_CLOSED, 1);
+    if (!s->limits->drop)
+        session_fail(s, CLOSECODE_TRY_AGAIN_LATER, "send queue full");
+    return SESSION_QUEUE_FULL;
+}
+
+/* With the process at queue_limit, what the kernel does not take at once has no place: half a frame is out by
+ * then, so nothing can be said any more. */
+static enum session_sent session_write_through(struct session *s)
+{
+    conn_flush(s->conn);
+    if (s->conn->state != CONN_OPEN)
+        return SESSION_NOT_OPEN;
+    if (s->conn->out.bytes == 0)
+        return SESSION_SENT;
+    metrics_add(session_metrics(s), METRIC_SLOW_CLOSED, 1);
+    session_lost(s);
+    return SESSION_QUEUE_FULL;
+}
+
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
 {
     struct conn *c = s->conn;
-    size_t limit = (size_t)c->worker->config->send_limit;
+    uint64_t limit = s->limits->send_limit;
     if (!session_is_open(s))
         return SESSION_NOT_OPEN;
-    if (c->out.bytes > 0 && c->out.bytes + len > limit) {
+    bool tight = session_over_limit(s, METRIC_QUEUED_BYTES, c->worker->config->queue_limit, len);
+    if (c->out.bytes > 0 && (tight || c->out.bytes + len > limit)) {
         conn_flush(c); /* the limit counts what the kernel refused */
         if (c->state != CONN_OPEN)
             return SESSION_NOT_OPEN;
-        if (c->out.bytes > 0 && c->out.bytes + len > limit) {
-            metrics_add(session_metrics(s), METRIC_SLOW_CLOSED, 1);
-            session_fail(s, CLOSECODE_TRY_AGAIN_LATER, "send queue full");
-            return SESSION_QUEUE_FULL;
-        }
+        if (c->out.bytes > 0 && (tight || c->out.bytes + len > limit))
+            return session_slow(s);
     }
     session_write(s, text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, data, len);
     if (c->state != CONN_OPEN)
@@ -135,7 +157,38 @@ enum session_sent session_send(struct session *s, bool text, const void *data, s
     metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, 1);
     if (c->out.bytes > limit / 2)
         s->drain_due = c->tell_drained = true;
-    return SESSION_SENT;
+    return tight ? session_write_through(s) : SESSION_SENT;
+}
+
+void session_when_sent(struct session *s, struct session_done *d)
+{
+    size_t ahead = s->conn->out.bytes;
+    struct session_more *more = ahead > 0 ? session_need_more(s) : NULL;
+    if (more == NULL) {
+        d->complete(d, ahead > 0 ? "out of memory" : NULL);
+        return;
+    }
+    if (list_empty(&more->dones))
+        more->taken = 0;
+    d->end = more->taken + ahead;
+    list_append(&more->dones, &d->link);
+    s->conn->tell_sent = true;
+}
+
+static void session_on_sent(struct conn *c, size_t n)
+{
+    const struct session *s = conn_session(c);
+    struct session_more *more = s->more;
+    more->taken += n;
+    while (!list_empty(&more->dones)) {
+        struct session_done *d = LIST_ENTRY(more->dones.next, struct session_done, link);
+        if (d->end > more->taken)
+            return;
+        list_remove(&d->link);
+        d->complete(d, NULL);
+    }
+    c->tell_sent = false;
+    conn_later(c); /* to tidy up */
 }
 
 enum session_sent session_send_control(struct session *s, bool ping, const void *data, size_t len)
@@ -146,79 +199,7 @@ enum session_sent session_send_control(struct session *s, bool ping, const void 
     return session_is_open(s) ? SESSION_SENT : SESSION_NOT_OPEN;
 }
 
-/* ---- receiving ---- */
-
-static struct session_partial *session_partial_get(struct session *s)
-{
-    if (s->partial == NULL)
-        s->partial = calloc(1, sizeof *s->partial);
-    return s->partial;
-}
-
-/* Sequence, sizes and bits (RFC 6455, 5.2 to 5.5), before any payload is taken in. */
-static unsigned session_on_header(void *to, const struct framer_header *h)
-{
-    struct session *s = to;
-    const struct session_partial *p = s->partial;
-    bool in_message = p != NULL && p->in_message;
-    if (h->rsv != 0)
-        return CLOSECODE_PROTOCOL_ERROR;
-    switch (h->opcode) {
-    case WSLAY_CONTINUATION_FRAME:
-        if (!in_message)
-            return CLOSECODE_PROTOCOL_ERROR;
-        break;
-    case WSLAY_TEXT_FRAME:
-    case WSLAY_BINARY_FRAME:
-        if (in_message)
-            return CLOSECODE_PROTOCOL_ERROR;
-        break;
-    case WSLAY_CONNECTION_CLOSE:
-    case WSLAY_PING:
-    case WSLAY_PONG: return h->fin && h->length <= 125 ? 0 : CLOSECODE_PROTOCOL_ERROR;
-    default: return CLOSECODE_PROTOCOL_ERROR;
-    }
-    uint64_t have = in_message ? p->body.len : 0;
-    return h->length > (uint64_t)s->conn->worker->config->max_message - have ? CLOSECODE_TOO_BIG : 0;
-}
-
-static void session_deliver(struct session *s, bool text, const char *data, size_t len)
-{
-    if (!session_is_open(s)) /* after our Close nobody waits for messages */
-        return;
-    metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
-    session_layer(s)->handler->on_message(s, text, data, len);
-}
-
-/* A piece of a message that is not whole in one piece. */
-static unsigned session_gather(struct session *s, const struct framer_header *h, const uint8_t *data,
-                               size_t len, bool last)
-{
-    struct session_partial *p = session_partial_get(s);
-    if (p == NULL)
-        return CLOSECODE_INTERNAL_ERROR;
-    if (!p->in_message) {
-        p->in_message = true;
-        p->text = h->opcode == WSLAY_TEXT_FRAME;
-        memset(&p->utf8, 0, sizeof p->utf8);
-    }
-    if (p->text && !utf8_feed(&p->utf8, data, len))
-        return CLOSECODE_INVALID_DATA;
-    size_t before = p->body.cap;
-    if (buf_append(&p->body, data, len) < 0)
-        return CLOSECODE_INTERNAL_ERROR;
-    metrics_add(session_metrics(s), METRIC_REASSEMBLY_BYTES, p->body.cap - before);
-    if (!last || !h->fin)
-        return 0;
-    if (p->text && !utf8_complete(&p->utf8))
-        return CLOSECODE_INVALID_DATA;
-    s->partial = NULL; /* the handler may end the session */
-    session_deliver(s, p->text, p->body.data != NULL ? p->body.data : "", p->body.len);
-    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, p->body.cap);
-    buf_fini(&p->body);
-    free(p);
-    return 0;
-}
+/* ---- control frames ---- */
 
 static unsigned session_on_close_frame(struct session *s, const uint8_t *payload, size_t len)
 {
@@ -226,18 +207,19 @@ static unsigned session_on_close_frame(struct session *s, const uint8_t *payload
     unsigned fault = closecode_parse(payload, len, &close);
     if (fault != 0)
         return fault;
-    if (close.reason_len > 0 && (s->close_reason = malloc(close.reason_len)) != NULL) {
-        memcpy(s->close_reason, close.reason, close.reason_len);
-        s->close_reason_len = close.reason_len;
+    struct session_more *more = close.reason_len > 0 ? session_need_more(s) : NULL;
+    if (more != NULL && (more->close_reason = malloc(close.reason_len)) != NULL) {
+        memcpy(more->close_reason, close.reason, close.reason_len);
+        more->close_reason_len = close.reason_len;
     }
     if (s->state == SESSION_OPEN) /* echo the code (5.5.1) */
         session_write_close(s, close.code, NULL, 0);
     session_end(s, close.code);
-    conn_finish(s->conn, s->conn->worker->config->close_timeout);
+    conn_finish(s->conn, s->limits->close_timeout);
     return 0;
 }
 
-static unsigned session_on_control(struct session *s, uint8_t opcode, const uint8_t *payload, size_t len)
+unsigned session_on_control_frame(struct session *s, uint8_t opcode, const uint8_t *payload, size_t len)
 {
     if (opcode == WSLAY_CONNECTION_CLOSE)
         return session_on_close_frame(s, payload, len);
@@ -249,92 +231,17 @@ static unsigned session_on_control(struct session *s, uint8_t opcode, const uint
     return 0;
 }
 
-static unsigned session_on_payload(void *to, const struct framer_header *h, const uint8_t *data, size_t len,
-                                   bool last)
-{
-    struct session *s = to;
-    if (wslay_is_ctrl_frame(h->opcode)) {
-        if (len == h->length)
-            return session_on_control(s, h->opcode, data, len);
-        struct session_partial *p = session_partial_get(s);
-        if (p == NULL)
-            return CLOSECODE_INTERNAL_ERROR;
-        memcpy(p->control + p->control_len, data, len);
-        p->control_len = (uint8_t)(p->control_len + len);
-        if (!last)
-            return 0;
-        uint8_t control[125], whole = p->control_len;
-        memcpy(control, p->control, whole);
-        p->control_len = 0;
-        if (!p->in_message) {
-            free(p);
-            s->partial = NULL;
-        }
-        return session_on_control(s, h->opcode, control, whole);
-    }
-    bool whole = h->fin && h->opcode != WSLAY_CONTINUATION_FRAME && len == h->length;
-    if (!whole)
-        return session_gather(s, h, data, len, last);
-    bool text = h->opcode == WSLAY_TEXT_FRAME;
-    if (text && !utf8_valid(data, len))
-        return CLOSECODE_INVALID_DATA;
-    session_deliver(s, text, (const char *)data, len);
-    return 0;
-}
-
-static const struct framer_events session_framer_events = {
-    .on_header = session_on_header,
-    .on_payload = session_on_payload,
-};
-
-static const char *session_fault_text(unsigned code)
-{
-    switch (code) {
-    case CLOSECODE_INVALID_DATA: return "invalid UTF-8";
-    case CLOSECODE_TOO_BIG: return "message too big";
-    case CLOSECODE_INTERNAL_ERROR: return "out of memory";
-    default: return "protocol error";
-    }
-}
-
-static size_t session_on_data(struct conn *c, uint8_t *data, size_t len)
-{
-    struct session *s = conn_session(c);
-    const uint8_t *begin = data;
-    uint64_t end_of_turn = 0; /* not asked for until there is a second frame */
-    s->last_heard = c->worker->wheel.now;
-    s->awaiting_pong = false;
-    while (len > 0 && c->state == CONN_OPEN) {
-        size_t used;
-        unsigned fault =
-            framer_read(&session_layer(s)->framers, &s->rx, data, len, &used, &session_framer_events, s);
-        if (fault != 0) {
-            if (fault != CLOSECODE_INTERNAL_ERROR)
-                metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
-            session_fail(s, fault, session_fault_text(fault));
-            break;
-        }
-        data += used;
-        len -= used;
-        if (len == 0)
-            break;
-        uint64_t now = clock_coarse_ms();
-        if (end_of_turn == 0)
-            end_of_turn = now + SESSION_TURN_MS;
-        else if (now > end_of_turn)
-            break;
-    }
-    if (s->state == SESSION_ENDED)
-        session_drop_input(s);
-    return (size_t)(data - begin);
-}
-
 /* ---- the connection's other events ---- */
+
+void session_lost(struct session *s)
+{
+    session_end(s, CLOSECODE_ABNORMAL);
+    conn_close(s->conn);
+}
 
 static void session_on_eof(struct conn *c)
 {
-    session_end(conn_session(c), CLOSECODE_ABNORMAL);
-    conn_close(c);
+    session_lost(conn_session(c));
 }
 
 static double session_since(const struct session *s, uint32_t tick)
@@ -353,12 +260,11 @@ static uint32_t session_last_sign(const struct session *s)
 /* Sets the deadline for whatever is due first: the next ping, or the end of patience with an idle peer. */
 static void session_schedule(struct session *s)
 {
-    const struct config *config = s->conn->worker->config;
-    double wait = 3600;
+    double idle_timeout = s->limits->idle_timeout, wait = 3600;
     if (s->ping_ms > 0)
         wait = s->ping_ms / 1000.0 - session_since(s, s->last_ping);
-    if (config->idle_timeout > 0) {
-        double idle = config->idle_timeout - session_since(s, session_last_sign(s));
+    if (idle_timeout > 0) {
+        double idle = idle_timeout - session_since(s, session_last_sign(s));
         wait = idle < wait ? idle : wait;
     }
     conn_set_deadline(s->conn, wait > 0 ? wait : 0);
@@ -376,15 +282,22 @@ void session_set_ping_interval(struct session *s, double seconds)
     s->ping_ms = session_ms(seconds);
     s->awaiting_pong = false;
     s->last_ping = s->conn->worker->wheel.now;
-    if (session_is_open(s))
+    if (session_is_open(s) && !s->conn->paused)
         session_schedule(s);
+}
+
+void session_restart_clock(struct session *s)
+{
+    session_heard(s);
+    s->last_ping = s->last_heard;
+    session_schedule(s);
 }
 
 static void session_keep_alive(struct session *s)
 {
-    const struct config *config = s->conn->worker->config;
+    double idle_timeout = s->limits->idle_timeout;
     uint32_t sign = session_last_sign(s);
-    if (config->idle_timeout > 0 && session_since(s, sign) >= config->idle_timeout) {
+    if (idle_timeout > 0 && session_since(s, sign) >= idle_timeout) {
         session_close(s, CLOSECODE_GOING_AWAY, "idle", 4);
         return;
     }
@@ -392,7 +305,7 @@ static void session_keep_alive(struct session *s)
         bool taking = !conn_is_reading(s->conn) && (int32_t)(sign - s->last_ping) >= 0;
         if (s->awaiting_pong && !taking) {
             metrics_add(session_metrics(s), METRIC_PING_TIMEOUTS, 1);
-            session_on_eof(s->conn);
+            session_lost(s);
             return;
         }
         session_write(s, WSLAY_PING, NULL, 0);
@@ -405,15 +318,28 @@ static void session_keep_alive(struct session *s)
 static void session_on_timeout(struct conn *c)
 {
     struct session *s = conn_session(c);
-    if (s->state == SESSION_OPEN)
-        session_keep_alive(s);
+    if (s->state != SESSION_OPEN)
+        session_lost(s);
+    else if (c->paused) /* and so is the ping clock: we could not see a pong */
+        inbound_on_timeout(s);
     else
-        session_on_eof(c);
+        session_keep_alive(s);
 }
 
 static void session_on_stop(struct conn *c)
 {
     session_close(conn_session(c), CLOSECODE_GOING_AWAY, "server is stopping", 18);
+}
+
+static void session_tell_close(struct session *s)
+{
+    const struct session_more *more = s->more;
+    const char *reason = more != NULL && more->close_reason != NULL ? more->close_reason : "";
+    s->told = true;
+    sessions_remove(&session_layer(s)->sessions, s);
+    metrics_sub(session_metrics(s), METRIC_WEBSOCKETS, 1);
+    session_layer(s)->handler->on_close(s, s->close_code, reason, more != NULL ? more->close_reason_len : 0);
+    s->limits = &session_layer(s)->defaults; /* the handler's may go with it */
 }
 
 static void session_on_later(struct conn *c)
@@ -425,13 +351,20 @@ static void session_on_later(struct conn *c)
         s->drain_due = false;
         session_layer(s)->handler->on_drain(s);
     }
-    if (s->state != SESSION_ENDED || s->told)
-        return;
-    s->told = true;
-    sessions_remove(&session_layer(s)->sessions, s);
-    metrics_sub(c->worker->metrics, METRIC_WEBSOCKETS, 1);
-    const char *reason = s->close_reason != NULL ? s->close_reason : "";
-    session_layer(s)->handler->on_close(s, s->close_code, reason, s->close_reason_len);
+    if (s->state == SESSION_ENDED && !s->told)
+        session_tell_close(s);
+    if (s->more != NULL)
+        session_tidy(s);
+}
+
+/* What was to be told when it had been sent never will be. */
+static void session_fail_dones(struct session_more *more)
+{
+    while (!list_empty(&more->dones)) {
+        struct session_done *d = LIST_ENTRY(more->dones.next, struct session_done, link);
+        list_remove(&d->link);
+        d->complete(d, "closed");
+    }
 }
 
 static void session_on_dead(struct conn *c)
@@ -442,51 +375,80 @@ static void session_on_dead(struct conn *c)
         s->close_code = CLOSECODE_ABNORMAL;
     }
     session_on_later(c);
-    session_drop_input(s);
-    free(s->close_reason);
+    inbound_drop(s);
+    if (s->more != NULL) {
+        session_fail_dones(s->more);
+        free(s->more->close_reason);
+        free(s->more);
+    }
     head_unref(s->head);
     free(s);
 }
 
 static const struct conn_ops session_ops = {
-    .on_data = session_on_data,
+    .on_data = inbound_on_data,
     .on_eof = session_on_eof,
     .on_timeout = session_on_timeout,
     .on_stop = session_on_stop,
     .on_later = session_on_later,
+    .on_sent = session_on_sent,
     .on_dead = session_on_dead,
 };
 
 /* ---- beginning ---- */
 
-struct session *session_open(struct conn *c, struct head *head)
+/* The 101 (RFC 6455, 4.2.2). */
+static int session_write_answer(const struct session *s, const struct session_accept *how, struct buf *out)
+{
+    char accept[UPGRADE_ACCEPT_LEN + 1];
+    if (upgrade_accept(s->head, accept) < 0 ||
+        buf_printf(out,
+                   "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                   "Sec-WebSocket-Accept: %s\r\n",
+                   accept) < 0)
+        return -1;
+    if (how->protocol >= 0) {
+        size_t len;
+        const char *name = subprotocol_offer(s->head, (unsigned)how->protocol, &len);
+        if (buf_printf(out, "Sec-WebSocket-Protocol: %.*s\r\n", (int)len, name) < 0)
+            return -1;
+    }
+    return buf_puts(out, how->fields) < 0 || buf_puts(out, "\r\n") < 0 ? -1 : 0;
+}
+
+static struct session *session_create(struct conn *c, struct head *head, const struct session_accept *how)
 {
     struct session *s = calloc(1, sizeof *s);
-    char accept[UPGRADE_ACCEPT_LEN + 1], answer[160];
-    if (s == NULL || upgrade_accept(head, accept) < 0) {
+    if (s == NULL)
+        return NULL;
+    s->conn = c;
+    s->head = head;
+    s->limits = how->limits;
+    s->ping_ms = session_ms(how->limits->ping_interval);
+    s->last_heard = s->last_ping = c->worker->wheel.now;
+    s->protocol = (uint8_t)(how->protocol + 1);
+    return s;
+}
+
+struct session *session_open(struct conn *c, struct head *head, const struct session_accept *how)
+{
+    struct session *s = session_create(c, head, how);
+    struct buf answer = BUF_INIT;
+    if (s == NULL || session_write_answer(s, how, &answer) < 0 ||
+        sessions_add(&session_layer(s)->sessions, s) < 0) {
+        buf_fini(&answer);
         free(s);
         head_unref(head);
         http1_refuse(c, &(struct response_error){.status = 500, .detail = "The server is out of memory."});
         return NULL;
     }
-    s->conn = c;
-    if (sessions_add(&session_layer(s)->sessions, s) < 0) {
-        free(s);
-        head_unref(head);
-        conn_close(c);
-        return NULL;
-    }
-    s->head = head;
-    s->ping_ms = session_ms(c->worker->config->ping_interval);
-    s->last_heard = s->last_ping = c->worker->wheel.now;
+    c->sips = how->limits->messages_per_second > 0;
     http1_hand_over(c, &session_ops, s);
     metrics_add(session_metrics(s), METRIC_UPGRADES, 1);
     metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
-    int n = snprintf(answer, sizeof answer,
-                     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Accept: %s\r\n\r\n",
-                     accept);
-    if (conn_send(c, answer, (size_t)n) < 0)
+    int sent = conn_send(c, answer.data, answer.len);
+    buf_fini(&answer);
+    if (sent < 0)
         return NULL; /* freed at the end of the iteration */
     session_schedule(s);
     return s;
@@ -500,6 +462,7 @@ int session_worker_init(struct worker *w, const struct session_handler *handler)
         return -1;
     }
     l->handler = handler;
+    session_limits_init(&l->defaults, w->config);
     w->layer[WORKER_WS] = l;
     return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * One WebSocket: messages, control frames, keep-alive and the close handshake (RFC 6455). The thread of its
- * worker.
+ * One WebSocket: sending, control frames, keep-alive and the close handshake (RFC 6455). What it receives is
+ * inbound.h. The thread of its worker.
  *
  *            we send Close                   the peer's Close
  *   OPEN --------------------> CLOSING ---------------------------+
@@ -19,10 +19,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/list.h"
 #include "http/head.h"
 #include "net/conn.h"
 #include "net/worker.h"
 #include "ws/framer.h"
+#include "ws/inbound.h"
+#include "ws/sessions.h"
 
 struct session;
 
@@ -40,37 +43,80 @@ struct session_handler {
 
 enum session_state { SESSION_OPEN, SESSION_CLOSING, SESSION_ENDED };
 
+/* What a route allows its WebSockets; each begins as the configuration's value of that name. */
+struct session_limits {
+    uint64_t max_message, max_frame, send_limit, read_ahead; /* bytes */
+    double idle_timeout, ping_interval, close_timeout;       /* seconds; the first two: 0 is off */
+    double messages_per_second;                              /* 0 is off */
+    bool drop;                                               /* on_slow */
+};
+void session_limits_init(struct session_limits *l, const struct config *config);
+
+/* Someone who wants to know when a message has gone. */
+struct session_done {
+    struct list link;
+    uint64_t end; /* counted as session_more.taken */
+    /* Once: the kernel has taken the message's last byte (`why` is NULL), or never will. May be called from
+     * anywhere, also inside an entry into Lua. */
+    void (*complete)(struct session_done *d, const char *why);
+};
+
+/* What most WebSockets do not need most of the time. */
+struct session_more {
+    struct inbound in;
+    struct list tasks;  /* the handler's own: what it has suspended */
+    struct list dones;  /* in the order of sending */
+    uint64_t taken;     /* bytes that the kernel took since the first of them was added */
+    char *close_reason; /* the peer's; or NULL */
+    uint8_t close_reason_len;
+};
+
 struct session {
     struct conn *conn;
-    struct head *head;               /* owned */
-    struct framer *rx;               /* while inside a frame */
-    struct session_partial *partial; /* while inside a fragmented or large message, or a control frame */
-    char *close_reason;              /* the peer's; or NULL */
-    void *owner;                     /* this, owner_ref and owner_route are the handler's */
+    struct head *head;                   /* owned */
+    struct framer *rx;                   /* while inside a frame */
+    struct session_more *more;           /* while it is needed */
+    const struct session_limits *limits; /* borrowed until on_close */
+    void *owner;                         /* this, owner_ref and owner_route are the handler's */
     int owner_ref;
     uint32_t ping_ms;               /* between pings; 0 is off */
     uint32_t last_heard, last_ping; /* ticks of the worker's wheel */
     uint16_t owner_route;
     uint16_t close_code;
-    uint8_t close_reason_len;
-    uint8_t state; /* enum session_state */
-    bool told : 1; /* on_close has been called */
+    uint8_t protocol; /* 1 + the place of the subprotocol among the client's offers; 0 is none */
+    uint8_t state;    /* enum session_state */
+    bool told : 1;    /* on_close has been called */
     bool awaiting_pong : 1;
     bool drain_due : 1; /* on_drain is to be told when the queue is empty */
 };
 
-/* The WebSocket layer of a worker; worker->layer[WORKER_WS]. 0, or -1 when memory runs out. */
+/* The WebSocket layer of a worker; worker->layer[WORKER_WS]. */
+struct session_worker {
+    const struct session_handler *handler;
+    struct session_limits defaults;
+    struct framer_pool framers;
+    struct sessions sessions;
+};
+
+/* 0, or -1 when memory runs out. */
 int session_worker_init(struct worker *w, const struct session_handler *handler);
 void session_worker_fini(struct worker *w);
 
+/* How a handshake is answered. */
+struct session_accept {
+    const struct session_limits *limits;
+    int protocol;       /* the place among the client's offers; -1 is none */
+    const char *fields; /* more header lines, each with its CR LF; "" is none */
+};
+
 /* Answers the handshake, which upgrade_check has passed, and turns the connection into a WebSocket. Takes
  * `head` over in any case. NULL when memory runs out; then the connection is closed. */
-struct session *session_open(struct conn *c, struct head *head);
+struct session *session_open(struct conn *c, struct head *head, const struct session_accept *how);
 
 enum session_sent {
     SESSION_SENT,
     SESSION_NOT_OPEN,
-    SESSION_QUEUE_FULL /* the peer is too slow: the connection is being closed with 1013 */
+    SESSION_QUEUE_FULL /* the peer is too slow: on_slow says whether the connection lives */
 };
 
 /* Whether messages can still be sent. */
@@ -81,6 +127,9 @@ static inline bool session_is_open(const struct session *s)
 
 /* Queues a message. Text must be UTF-8, which the caller has checked. */
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len);
+
+/* Tells `d`, of which nothing but `complete` needs to be set, once everything queued so far has gone. */
+void session_when_sent(struct session *s, struct session_done *d);
 
 /* Sends a ping or a pong of at most 125 bytes; exempt from the send limit. */
 enum session_sent session_send_control(struct session *s, bool ping, const void *data, size_t len);
@@ -97,5 +146,42 @@ void session_close(struct session *s, unsigned code, const char *reason, size_t 
 
 /* Sends Close with `code` and ends without waiting for the peer's (7.1.7); on_close reports `code`. */
 void session_fail(struct session *s, unsigned code, const char *reason);
+
+/* ---- for inbound.c ---- */
+
+static inline struct session_worker *session_layer(const struct session *s)
+{
+    return s->conn->worker->layer[WORKER_WS];
+}
+
+static inline struct metrics *session_metrics(const struct session *s)
+{
+    return s->conn->worker->metrics;
+}
+
+/* s->more, made when there is none; NULL when memory runs out. */
+struct session_more *session_need_more(struct session *s);
+/* Frees it when nothing of it is in use. */
+void session_tidy(struct session *s);
+
+/* Whether `extra` more bytes would take the process over about `limit`: each worker looks at the others only
+ * when it has more than its own share. */
+bool session_over_limit(const struct session *s, enum metric bytes, int64_t limit, uint64_t extra);
+
+/* A frame came from the peer: it lives. */
+static inline void session_heard(struct session *s)
+{
+    s->last_heard = s->conn->worker->wheel.now;
+    s->awaiting_pong = false;
+}
+
+/* After a pause: the peer gets a full ping interval, and its idle time begins anew. */
+void session_restart_clock(struct session *s);
+
+/* The peer is gone without a Close. */
+void session_lost(struct session *s);
+
+/* A whole control frame. 0 or the close code to fail with. */
+unsigned session_on_control_frame(struct session *s, uint8_t opcode, const uint8_t *payload, size_t len);
 
 #endif

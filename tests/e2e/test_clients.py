@@ -94,15 +94,23 @@ def test_node_ws(serve):
     assert client.stdout == "Is it me you're looking for...?\nclosed 1000\n", client.stderr
 
 
-def test_chromium(serve, browser):
-    server = serve(TALK_BACK)
+def test_chromium(serve, browser, page):
+    server = serve(TALK_BACK, origins=page.rstrip("/"))
     answer = "Is it me you're looking for...?"
     ended = browser.execute_async_script(BROWSER_CLIENT, server.url("/talk-back"))
     assert ended == {"messages": [answer, answer], "code": 1000, "clean": True}
 
 
+def test_chromium_from_a_strange_page(serve, browser):
+    server = serve(TALK_BACK)
+    ended = browser.execute_async_script(BROWSER_CLIENT, server.url("/talk-back"))
+    assert ended == {"messages": [], "code": 1006, "clean": False}
+    server.wait_log(r'refused a page of origin "http://127\.0\.0\.1:\d+"')
+
+
 def test_chromium_binary_sizes(serve, browser):
-    server = serve('app.websocket("echo", function(ws) ws:on_binary(function(ws, b) ws:send_binary(b) end) end)')
+    server = serve('app.websocket("echo", {origins = "*"}, function(ws) '
+                   'ws:on_binary(function(ws, b) ws:send_binary(b) end) end)')
     sizes = [0, 1, 125, 126, 4096, 65535, 65536, 1000000]
     ended = browser.execute_async_script(BROWSER_ECHO, server.url("/echo"), sizes)
     assert ended == {"answers": len(sizes), "wrong": [], "code": 1005}

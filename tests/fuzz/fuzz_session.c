@@ -347,9 +347,13 @@ static void on_drain(struct session *s)
 static const struct session_handler handler = {
     .on_message = on_message, .on_control = on_control, .on_drain = on_drain, .on_close = on_close};
 
+static struct session_limits limits;
+
 static void on_request(struct conn *c, struct head *head)
 {
-    session = session_open(c, head);
+    session_limits_init(&limits, &config);
+    session =
+        session_open(c, head, &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
 }
 
 static struct http1_handler http_handler = {.on_request = on_request};

@@ -86,9 +86,13 @@ static inline void on_drain(struct session *s)
 static const struct session_handler handler = {
     .on_message = on_message, .on_control = on_control, .on_drain = on_drain, .on_close = on_close};
 
+/* A test may change them while the WebSocket is open. */
+static struct session_limits limits;
+
 static inline void on_request(struct conn *c, struct head *head)
 {
-    ws.session = session_open(c, head);
+    ws.session =
+        session_open(c, head, &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
 }
 
 static struct http1_handler http_handler = {.on_request = on_request};
@@ -156,6 +160,7 @@ static inline int set_up_connected(void **state)
     assert_int_equal(upgrade_init(), 0);
     worker->layer[WORKER_HTTP] = &http_handler;
     assert_int_equal(session_worker_init(worker, &handler), 0);
+    session_limits_init(&limits, &config);
     memset(&ws, 0, sizeof ws);
     connect_peer();
     return 0;

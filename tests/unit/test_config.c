@@ -65,27 +65,41 @@ static void defaults(void **state)
         {"control", ""},
         {"pid_file", ""},
         {"max_connections", "auto"},
+        {"max_connections_per_address", "0"},
+        {"handshakes_per_second", "0"},
         {"max_head", "16384"},
+        {"origins", "same"},
+        {"max_frame", "0"},
         {"max_message", "1048576"},
+        {"messages_per_second", "0"},
+        {"read_ahead", "65536"},
         {"send_limit", "1048576"},
+        {"on_slow", "close"},
+        {"max_tasks", "100000"},
         {"vm_memory", "536870912"},
+        {"inbox_limit", "67108864"},
+        {"reassembly_limit", "268435456"},
+        {"queue_limit", "1073741824"},
         {"handshake_timeout", "10"},
         {"idle_timeout", "120"},
         {"ping_interval", "30"},
         {"close_timeout", "5"},
         {"handler_budget", "5"},
         {"load_budget", "10"},
+        {"reload_drain", "30"},
         {"drain_timeout", "8"},
         {"abort_stuck", "false"},
     };
+    assert_int_equal(COUNT(cases), config_nkeys);
     for (size_t i = 0; i < COUNT(cases); i++)
         assert_string_equal(shown(cases[i].name), cases[i].value);
-    assert_int_equal(config.nlisten, 1);
+    assert_int_equal(config.listen.n, 1);
     assert_int_equal(config.max_message, 1 << 20);
     assert_true(config.ping_interval == 30);
     assert_null(config.control);
     assert_int_equal(config.log_level, LOG_INFO);
     assert_int_equal(config.log_format, LOG_TEXT);
+    assert_int_equal(config.on_slow, CONFIG_ON_SLOW_CLOSE);
 }
 
 static void every_key_is_complete(void **state)
@@ -163,7 +177,8 @@ static double number_of(const char *name)
 {
     const struct config_key *key = key_of(name);
     const void *field = (const char *)&config + key->offset;
-    return key->type == CONFIG_SECONDS ? *(const double *)field : (double)*(const int64_t *)field;
+    return key->type == CONFIG_SECONDS || key->type == CONFIG_NUMBER ? *(const double *)field
+                                                                     : (double)*(const int64_t *)field;
 }
 
 /* What is refused leaves the value as it was. */
@@ -205,6 +220,11 @@ static void counts(void **state)
         {"max_connections", "100000000", 1e8},
         {"max_connections", "100000001", -1},
         {"max_connections", "10000", 10000},
+        {"max_connections_per_address", "0", 0},
+        {"max_connections_per_address", "20", 20},
+        {"max_connections_per_address", "auto", -1},
+        {"max_tasks", "1", 1},
+        {"max_tasks", "0", -1},
     };
     check_values(cases, COUNT(cases));
 }
@@ -272,6 +292,22 @@ static void times(void **state)
     check_values(cases, COUNT(cases));
 }
 
+static void numbers(void **state)
+{
+    (void)state;
+    static const struct value_case cases[] = {
+        {"messages_per_second", "10", 10},    {"messages_per_second", "0.5", 0.5},
+        {"messages_per_second", ".25", 0.25}, {"messages_per_second", "1e3", 1000},
+        {"messages_per_second", "1e6", 1e6},  {"messages_per_second", "0", 0},
+        {"messages_per_second", "1e7", -1},   {"messages_per_second", "-1", -1},
+        {"messages_per_second", "", -1},      {"messages_per_second", "10s", -1},
+        {"messages_per_second", "10k", -1},   {"messages_per_second", "10 ", -1},
+        {"messages_per_second", "auto", -1},  {"messages_per_second", "nan", -1},
+        {"messages_per_second", "inf", -1},   {"messages_per_second", "1e999", -1},
+        {"handshakes_per_second", "250", 250}};
+    check_values(cases, COUNT(cases));
+}
+
 static void choices(void **state)
 {
     (void)state;
@@ -282,7 +318,8 @@ static void choices(void **state)
         {"log_level", "errors", -1},       {"log_level", "", -1},
         {"log_level", "debug|info", -1},   {"log_level", "|", -1},
         {"log_format", "json", LOG_JSON},  {"log_format", "text", LOG_TEXT},
-        {"log_format", "xml", -1},
+        {"log_format", "xml", -1},         {"on_slow", "drop", CONFIG_ON_SLOW_DROP},
+        {"on_slow", "wait", -1},           {"on_slow", "close", CONFIG_ON_SLOW_CLOSE},
     };
     check_values(cases, COUNT(cases));
     assert_int_equal(set("log_level", "warn"), 0);
@@ -327,9 +364,9 @@ static void lists(void **state)
 {
     (void)state;
     assert_int_equal(listen_on("127.0.0.1:1,[::1]:2", false), 0);
-    assert_int_equal(config.nlisten, 2);
-    assert_string_equal(config.listen[0], "127.0.0.1:1");
-    assert_string_equal(config.listen[1], "[::1]:2");
+    assert_int_equal(config.listen.n, 2);
+    assert_string_equal(config.listen.item[0], "127.0.0.1:1");
+    assert_string_equal(config.listen.item[1], "[::1]:2");
     assert_int_equal(listen_on("unix:/run/x", true), 0);
     assert_string_equal(shown("listen"), "127.0.0.1:1,[::1]:2,unix:/run/x");
     assert_int_equal(listen_on("*:80", false), 0);
@@ -338,18 +375,35 @@ static void lists(void **state)
     assert_string_equal(shown("listen"), "a:1,b:2");
 }
 
+/* Each list has its own elements, and any characters but the comma. */
+static void two_lists(void **state)
+{
+    (void)state;
+    assert_int_equal(listen_on("a:1,b:2", false), 0);
+    assert_int_equal(set("origins", "https://*.example.com,*"), 0);
+    assert_int_equal(config_set(&config, key_of("origins"), "--origins", "null", true, &e), 0);
+    assert_int_equal(config.origins.n, 3);
+    assert_string_equal(config.origins.item[0], "https://*.example.com");
+    assert_string_equal(config.origins.item[1], "*");
+    assert_string_equal(config.origins.item[2], "null");
+    assert_string_equal(shown("listen"), "a:1,b:2");
+    assert_int_equal(set("origins", ""), -1);
+    assert_string_equal(e.text, "origins: no value given");
+    assert_string_equal(shown("listen"), "a:1,b:2");
+}
+
 static void lists_are_bounded(void **state)
 {
     (void)state;
     assert_int_equal(listen_on("", false), -1);
-    assert_string_equal(e.text, "--listen: no address given");
+    assert_string_equal(e.text, "--listen: no value given");
     assert_int_equal(listen_on(",,", false), -1);
-    for (int i = 0; i < CONFIG_MAX_LISTEN; i++)
+    for (int i = 0; i < CONFIG_LIST_MAX; i++)
         assert_int_equal(listen_on("a:1", i > 0), 0);
-    assert_int_equal(config.nlisten, CONFIG_MAX_LISTEN);
+    assert_int_equal(config.listen.n, CONFIG_LIST_MAX);
     assert_int_equal(listen_on("b:2", true), -1);
-    assert_string_equal(e.text, "--listen: at most 16 addresses");
-    assert_int_equal(config.nlisten, CONFIG_MAX_LISTEN);
+    assert_string_equal(e.text, "--listen: at most 16 values");
+    assert_int_equal(config.listen.n, CONFIG_LIST_MAX);
     assert_int_equal(listen_on("1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", false), -1);
     assert_int_equal(listen_on("1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", false), 0);
 }
@@ -360,10 +414,11 @@ static void bounds(void **state)
     (void)state;
     for (size_t i = 0; i < config_nkeys; i++) {
         const struct config_key *k = &config_keys[i];
-        if (k->type != CONFIG_COUNT && k->type != CONFIG_BYTES && k->type != CONFIG_SECONDS)
+        if (k->type != CONFIG_COUNT && k->type != CONFIG_BYTES && k->type != CONFIG_SECONDS &&
+            k->type != CONFIG_NUMBER)
             continue;
         double least = k->choices != NULL ? 1 : k->min;
-        double step = k->type == CONFIG_SECONDS ? 0.001 : 1;
+        double step = k->type == CONFIG_SECONDS || k->type == CONFIG_NUMBER ? 0.001 : 1;
         const double inside[] = {least, k->max}, outside[] = {least - step, k->max + step};
         for (size_t j = 0; j < 2; j++) {
             char text[64];
@@ -392,6 +447,9 @@ static void messages(void **state)
          "max_message: \"2g\" is not a number of bytes from 1 to 1073741824"},
         {"close_timeout", "TIDEWIRE_CLOSE_TIMEOUT", "soon",
          "TIDEWIRE_CLOSE_TIMEOUT: \"soon\" is not a number of seconds from 0.05 to 3600"},
+        {"messages_per_second", "--messages-per-second", "lots",
+         "--messages-per-second: \"lots\" is not a number from 0 to 1000000"},
+        {"on_slow", "on_slow", "stop", "on_slow: \"stop\" is none of close|drop"},
         {"workers", "-w", "0", "-w: \"0\" is not a whole number from 1 to 256, or auto"},
         {"log_level", "--log-level", "loud", "--log-level: \"loud\" is none of debug|info|warn|error"},
         {"abort_stuck", "abort_stuck", "maybe", "abort_stuck: \"maybe\" is neither true nor false"},
@@ -427,6 +485,9 @@ static void environment(void **state)
     assert_string_equal(shown("listen"), "c:3");
     assert_int_equal(set_env("TIDEWIRE_PING_INTERVAL=0", "PING_INTERVAL=7"), 0);
     assert_true(config.ping_interval == 0);
+    assert_int_equal(set_env("TIDEWIRE_ORIGINS=same,null", "TIDEWIRE_MESSAGES_PER_SECOND=2.5"), 0);
+    assert_string_equal(shown("origins"), "same,null");
+    assert_true(config.messages_per_second == 2.5);
 }
 
 static void environment_of_others(void **state)
@@ -471,7 +532,7 @@ static void environment_faults(void **state)
         {"TIDEWIRE_QQQQQQ=2", "unknown environment variable TIDEWIRE_QQQQQQ"},
         {"TIDEWIRE_=2", "unknown environment variable TIDEWIRE_"},
         {"TIDEWIRE_MAX_HEAD=", "TIDEWIRE_MAX_HEAD: \"\" is not a number of bytes from 512 to 65000"},
-        {"TIDEWIRE_LISTEN=", "TIDEWIRE_LISTEN: no address given"},
+        {"TIDEWIRE_LISTEN=", "TIDEWIRE_LISTEN: no value given"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         assert_int_equal(set_env(cases[i].variable, NULL), -1);
@@ -494,10 +555,12 @@ static void shows_what_it_would_read(void **state)
         {"close_timeout", "250ms", "0.25"},
         {"idle_timeout", "0.1", "0.1"},
         {"idle_timeout", "1e7", "10000000"},
+        {"messages_per_second", "2.50", "2.5"},
         {"log_format", "json", "json"},
         {"abort_stuck", "on", "true"},
         {"control", "@name", "@name"},
         {"listen", "[::1]:0,unix:/run/a b", "[::1]:0,unix:/run/a b"},
+        {"origins", "https://*.example.com,null", "https://*.example.com,null"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         assert_int_equal(set(cases[i].name, cases[i].value), 0);
@@ -539,10 +602,12 @@ int main(void)
         TEST(counts),
         TEST(sizes),
         TEST(times),
+        TEST(numbers),
         TEST(choices),
         TEST(truths),
         TEST(texts),
         TEST(lists),
+        TEST(two_lists),
         TEST(lists_are_bounded),
         TEST(bounds),
         TEST(messages),

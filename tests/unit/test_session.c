@@ -137,7 +137,7 @@ static void pings_are_told(void **state)
 static void drain_is_told_over_half(void **state)
 {
     (void)state;
-    config.send_limit = 1000;
+    limits.send_limit = 1000;
     assert_int_equal(session_send(ws.session, false, "x", 1), SESSION_SENT);
     run();
     assert_int_equal(ws.drained, 0);
@@ -247,7 +247,7 @@ static void faults(void **state)
 {
     for (size_t i = 0; i < sizeof fault_cases / sizeof fault_cases[0]; i++)
         for (int bytewise = 0; bytewise < 2; bytewise++) {
-            config.max_message = 16;
+            limits.max_message = 16;
             check_fault(&fault_cases[i], bytewise);
             tear_down(state);
             set_up(state);
@@ -279,7 +279,7 @@ static void fault_after_our_close(void **state)
 static void too_big_is_known_early(void **state)
 {
     (void)state;
-    config.max_message = 1000;
+    limits.max_message = 1000;
     peer_writes("\x82\xfe\x03\xe9kkkk", 8);
     assert_closed(1009, "");
     assert_int_equal(metrics_sum(METRIC_REASSEMBLY_BYTES), 0);
@@ -288,7 +288,7 @@ static void too_big_is_known_early(void **state)
 static void just_not_too_big(void **state)
 {
     (void)state;
-    config.max_message = 16;
+    limits.max_message = 16;
     peer_sends(FIN | TEXT, "1234567890123456");
     peer_sends(TEXT, "1234567890");
     peer_sends(FIN | PING, "which does not count");
@@ -323,7 +323,7 @@ static void slow_consumer(void **state)
 {
     (void)state;
     uint64_t slow = metrics_sum(METRIC_SLOW_CLOSED);
-    config.send_limit = 100000;
+    limits.send_limit = 100000;
     enum session_sent sent = SESSION_SENT;
     int n = 0;
     for (; sent == SESSION_SENT; n++) {
@@ -363,7 +363,7 @@ static void slow_consumer(void **state)
 static void slow_consumer_never_wakes(void **state)
 {
     (void)state;
-    config.send_limit = 100000;
+    limits.send_limit = 100000;
     while (session_send(ws.session, false, payload, 10000) == SESSION_SENT)
         ;
     run();
@@ -376,7 +376,7 @@ static void slow_consumer_never_wakes(void **state)
 static void limit_counts_what_the_kernel_refused(void **state)
 {
     (void)state;
-    config.send_limit = 10;
+    limits.send_limit = 10;
     for (int i = 0; i < 5; i++)
         assert_int_equal(session_send(ws.session, false, payload, 1000), SESSION_SENT);
     assert_int_equal(session_send(ws.session, false, payload, sizeof payload), SESSION_SENT);
@@ -389,7 +389,7 @@ static void limit_counts_what_the_kernel_refused(void **state)
 static void peer_is_gone_when_the_queue_is_full(void **state)
 {
     (void)state;
-    config.send_limit = 100000;
+    limits.send_limit = 100000;
     while (ws.session->conn->out.bytes < 90000) {
         assert_int_equal(session_send(ws.session, false, payload, 10000), SESSION_SENT);
         run();
@@ -438,8 +438,8 @@ static void answered_pings_keep_it_open(void **state)
 static void idle_peer_is_told(void **state)
 {
     (void)state;
-    config.idle_timeout = 20;
-    config.ping_interval = 0;
+    limits.idle_timeout = 20;
+    limits.ping_interval = 0;
     upgrade_peer();
     wait_for(15);
     peer_sends(FIN | PONG, "");
@@ -455,8 +455,8 @@ static void idle_peer_is_told(void **state)
 static void idle_peer_is_pinged_before(void **state)
 {
     (void)state;
-    config.idle_timeout = 20;
-    config.ping_interval = 15;
+    limits.idle_timeout = 20;
+    limits.ping_interval = 15;
     upgrade_peer();
     wait_for(15);
     assert_gets(PING, "");
@@ -470,7 +470,7 @@ static void idle_peer_is_pinged_before(void **state)
 
 static void fill_queue(void)
 {
-    config.send_limit = 1 << 30;
+    limits.send_limit = 1 << 30;
     for (int i = 0; i < 4; i++)
         assert_int_equal(session_send(ws.session, false, payload, sizeof payload), SESSION_SENT);
     run();
@@ -490,7 +490,7 @@ static void peer_takes_some(void)
 static void slow_peer_is_not_silent(void **state)
 {
     (void)state;
-    config.idle_timeout = 0;
+    limits.idle_timeout = 0;
     fill_queue();
     for (int i = 0; i < 15; i++) {
         tick(ticks_of(config.ping_interval) / 2);
@@ -510,12 +510,12 @@ static void slow_peer_that_stops_is_cut(void **state)
 static void slow_peer_is_not_idle(void **state)
 {
     (void)state;
-    config.idle_timeout = 20;
-    config.ping_interval = 0;
+    limits.idle_timeout = 20;
+    limits.ping_interval = 0;
     upgrade_peer();
     fill_queue();
     for (int i = 0; i < 15; i++) {
-        tick(ticks_of(config.idle_timeout) / 2);
+        tick(ticks_of(limits.idle_timeout) / 2);
         peer_takes_some();
         assert_open();
     }
@@ -524,18 +524,18 @@ static void slow_peer_is_not_idle(void **state)
 static void slow_peer_that_stops_is_idle(void **state)
 {
     (void)state;
-    config.idle_timeout = 20;
-    config.ping_interval = 0;
+    limits.idle_timeout = 20;
+    limits.ping_interval = 0;
     upgrade_peer();
     fill_queue();
-    wait_for(2 * config.idle_timeout + config.close_timeout);
+    wait_for(2 * limits.idle_timeout + config.close_timeout);
     assert_closed(CLOSECODE_ABNORMAL, "");
 }
 
 static void everything_off(void **state)
 {
     (void)state;
-    config.ping_interval = config.idle_timeout = 0;
+    limits.ping_interval = limits.idle_timeout = 0;
     upgrade_peer();
     wait_for(10000);
     assert_peer_reads("", 0);

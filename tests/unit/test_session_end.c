@@ -387,7 +387,7 @@ static void do_flood(struct session *s)
 
 static void slow_consumer_in_on_message(void **state)
 {
-    config.send_limit = 100000;
+    limits.send_limit = 100000;
     with_each_shape(state, do_flood, 1013, false);
 }
 

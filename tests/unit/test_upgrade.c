@@ -73,6 +73,9 @@ static const struct check_case check_cases[] = {
     {GET ASKS VERSION "Sec-WebSocket-Key: dGhlIHNhbXBs SBub25jZQ==\r\n", 400, "16 bytes"},
     {GET ASKS VERSION "Sec-WebSocket-Key: =GhlIHNhbXBsZSBub25jZQ==\r\n", 400, "16 bytes"},
     {GET ASKS VERSION "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZ=Q=\r\n", 400, "16 bytes"},
+    {GET ASKS VERSION KEY "Sec-WebSocket-Protocol: chat, superchat\r\n", 0, ""},
+    {GET ASKS VERSION KEY "Sec-WebSocket-Protocol: super chat\r\n", 400, "Protocol header is malformed."},
+    {GET ASKS VERSION KEY "Sec-WebSocket-Protocol:\r\n", 400, "Protocol header is malformed."},
 };
 
 static void checks(void **state)

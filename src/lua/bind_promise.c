@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT
+ * The promise: a value that comes later. Tasks that await it are in its list of waiters; a waiting task keeps
+ * the promise alive, since it is on its stack. Functions given to when_complete are kept in its second user
+ * value; a job runs them, each as an entry of its own. */
+#include "lua/bind_promise.h"
+
+#include <lauxlib.h>
+
+#include "base/list.h"
+#include "script/job.h"
+#include "script/task.h"
+#include "script/vm.h"
+
+#define BIND_PROMISE_TYPE "tidewire.promise"
+
+enum bind_promise_slot { BIND_PROMISE_VALUE = 1, BIND_PROMISE_FUNCTIONS, BIND_PROMISE_SLOTS = 2 };
+enum bind_promise_state { BIND_PROMISE_PENDING, BIND_PROMISE_RESOLVED, BIND_PROMISE_REJECTED };
+
+struct bind_promise {
+    struct list waiters;
+    struct job job; /* calls the functions */
+    int self;       /* anchors it while the job is posted */
+    lua_Integer functions, called;
+    enum bind_promise_state state;
+};
+
+static struct bind_promise *bind_promise_check(lua_State *L)
+{
+    struct bind_promise *p = luaL_testudata(L, 1, BIND_PROMISE_TYPE);
+    if (p == NULL)
+        luaL_error(L,
+                   "expected a promise as first argument, got %s: call its methods with a colon, as in "
+                   "promise:await()",
+                   luaL_typename(L, 1));
+    return p;
+}
+
+bool bind_promise_is(lua_State *L, int index)
+{
+    return luaL_testudata(L, index, BIND_PROMISE_TYPE) != NULL;
+}
+
+/* Pushes what those who wait get: the value, or nil and the error. Returns how many values. */
+static int bind_promise_push_outcome(lua_State *L, int index, const struct bind_promise *p)
+{
+    bool rejected = p->state == BIND_PROMISE_REJECTED;
+    index = lua_absindex(L, index);
+    if (rejected)
+        lua_pushnil(L);
+    lua_getiuservalue(L, index, BIND_PROMISE_VALUE);
+    return rejected ? 2 : 1;
+}
+
+/* ---- functions that wait ---- */
+
+static int bind_promise_called(lua_State *L, int status, lua_KContext context)
+{
+    (void)L;
+    (void)status;
+    (void)context;
+    return 0;
+}
+
+static int bind_promise_call_body(lua_State *L)
+{
+    struct bind_promise *p = sched_take_arg(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, p->self);
+    lua_getiuservalue(L, 1, BIND_PROMISE_FUNCTIONS);
+    lua_rawgeti(L, 2, p->called);
+    lua_pushnil(L);
+    lua_rawseti(L, 2, p->called);
+    lua_callk(L, bind_promise_push_outcome(L, 1, p), 0, 0, bind_promise_called);
+    return 0;
+}
+
+static void bind_promise_release(struct bind_promise *p)
+{
+    int self = p->self; /* `p` may be collected as soon as it is let go */
+    struct vm *vm = p->job.vm;
+    p->self = LUA_NOREF;
+    luaL_unref(vm->L, LUA_REGISTRYINDEX, self);
+}
+
+static void bind_promise_drop(struct job *j)
+{
+    bind_promise_release(LIST_ENTRY(j, struct bind_promise, job));
+}
+
+static void bind_promise_run(struct job *j)
+{
+    struct bind_promise *p = LIST_ENTRY(j, struct bind_promise, job);
+    const struct log_context about = {.worker = j->vm->worker};
+    for (lua_Integer last = p->functions; p->called < last;) {
+        p->called++;
+        sched_run(j->vm, &(struct sched_entry){.body = bind_promise_call_body, .arg = p, .about = &about});
+    }
+    if (p->called < p->functions) /* those have come meanwhile */
+        job_post(j);
+    else
+        bind_promise_release(p);
+}
+
+/* There are functions to call, and something to tell them. */
+static void bind_promise_post(lua_State *L, int index, struct bind_promise *p)
+{
+    if (p->self != LUA_NOREF)
+        return;
+    lua_pushvalue(L, index);
+    p->self = luaL_ref(L, LUA_REGISTRYINDEX);
+    job_post(&p->job);
+}
+
+/* promise:when_complete(function(value, error) end) */
+static int bind_promise_when_complete(lua_State *L)
+{
+    struct bind_promise *p = bind_promise_check(L);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    if (lua_getiuservalue(L, 1, BIND_PROMISE_FUNCTIONS) != LUA_TTABLE) {
+        lua_pop(L, 1);
+        lua_createtable(L, 1, 0);
+        lua_pushvalue(L, -1);
+        lua_setiuservalue(L, 1, BIND_PROMISE_FUNCTIONS);
+    }
+    lua_pushvalue(L, 2);
+    lua_rawseti(L, -2, p->functions + 1);
+    p->functions++;
+    if (p->state != BIND_PROMISE_PENDING)
+        bind_promise_post(L, 1, p);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* ---- the outcome ---- */
+
+bool bind_promise_settle(lua_State *L, int index, bool resolved)
+{
+    struct bind_promise *p = lua_touserdata(L, index);
+    index = lua_absindex(L, index);
+    if (p->state != BIND_PROMISE_PENDING) {
+        lua_pop(L, 1);
+        return false;
+    }
+    lua_setiuservalue(L, index, BIND_PROMISE_VALUE);
+    if (p->functions > 0)
+        bind_promise_post(L, index, p);
+    p->state = resolved ? BIND_PROMISE_RESOLVED : BIND_PROMISE_REJECTED;
+    while (!list_empty(&p->waiters))
+        task_wake(LIST_ENTRY(p->waiters.next, struct task, wait));
+    return true;
+}
+
+/* promise:resolve([value]) */
+static int bind_promise_resolve(lua_State *L)
+{
+    bind_promise_check(L);
+    lua_settop(L, 2);
+    lua_pushboolean(L, bind_promise_settle(L, 1, true));
+    return 1;
+}
+
+/* promise:reject([error]) */
+static int bind_promise_reject(lua_State *L)
+{
+    bind_promise_check(L);
+    lua_settop(L, 2);
+    if (lua_isnil(L, 2)) { /* nil, nil would look like success */
+        lua_pushliteral(L, "rejected");
+        lua_replace(L, 2);
+    }
+    lua_pushboolean(L, bind_promise_settle(L, 1, false));
+    return 1;
+}
+
+static int bind_promise_awaited(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    return bind_promise_push_outcome(L, 1, lua_touserdata(L, 1));
+}
+
+/* promise:await() */
+static int bind_promise_await(lua_State *L)
+{
+    struct bind_promise *p = bind_promise_check(L);
+    lua_settop(L, 1);
+    if (p->state != BIND_PROMISE_PENDING)
+        return bind_promise_push_outcome(L, 1, p);
+    struct task *t = task_here(L, "promise:await");
+    list_append(&p->waiters, &t->wait);
+    return task_suspend(L, 0, bind_promise_awaited);
+}
+
+static int bind_promise_tostring(lua_State *L)
+{
+    static const char *const names[] = {"pending", "resolved", "rejected"};
+    lua_pushfstring(L, "promise (%s)", names[bind_promise_check(L)->state]);
+    return 1;
+}
+
+int bind_promise_new(lua_State *L)
+{
+    struct bind_promise *p = lua_newuserdatauv(L, sizeof *p, BIND_PROMISE_SLOTS);
+    *p = (struct bind_promise){.self = LUA_NOREF};
+    list_init(&p->waiters);
+    job_init(&p->job, vm_of(L), bind_promise_run, bind_promise_drop);
+    luaL_setmetatable(L, BIND_PROMISE_TYPE);
+    return 1;
+}
+
+void bind_promise_open(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        {"resolve", bind_promise_resolve},
+        {"reject", bind_promise_reject},
+        {"await", bind_promise_await},
+        {"when_complete", bind_promise_when_complete},
+        {NULL, NULL},
+    };
+    luaL_newmetatable(L, BIND_PROMISE_TYPE);
+    luaL_newlib(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, bind_promise_tostring);
+    lua_setfield(L, -2, "__tostring");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
+}

@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: MIT
+ * What a WebSocket receives. */
+#include "ws/inbound.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/rate.h"
+#include "ws/closecode.h"
+#include "ws/session.h"
+
+/* How long one connection's messages are handled before the others get their turn. */
+#define INBOUND_TURN_MS 5
+
+/* Between two looks whether a peer that is not being read is still there. */
+#define INBOUND_PROBE_S 1.0
+
+struct inbound_message {
+    struct inbound_message *next;
+    size_t len;
+    bool text;
+    char data[];
+};
+
+static size_t inbound_cost(const struct inbound_message *m)
+{
+    return sizeof *m + m->len;
+}
+
+bool inbound_is_idle(const struct inbound *in)
+{
+    return in->body.cap == 0 && in->first == NULL && in->rest.cap == 0 && in->suspended == 0 &&
+           !in->in_message && !in->paused && in->control_len == 0 && atomic_load(&in->rate) == 0;
+}
+
+/* ---- messages that wait ---- */
+
+static bool inbound_must_wait(const struct session *s)
+{
+    return s->more != NULL && (s->more->in.suspended > 0 || s->more->in.first != NULL);
+}
+
+static unsigned inbound_enqueue(struct session *s, bool text, const char *data, size_t len)
+{
+    struct inbound *in = &s->more->in;
+    struct inbound_message *m = malloc(sizeof *m + len);
+    if (m == NULL)
+        return CLOSECODE_INTERNAL_ERROR;
+    m->next = NULL;
+    m->len = len;
+    m->text = text;
+    memcpy(m->data, data, len);
+    if (in->first == NULL)
+        in->first = m;
+    else
+        in->last->next = m;
+    in->last = m;
+    in->waiting += inbound_cost(m);
+    metrics_add(session_metrics(s), METRIC_REASSEMBLY_BYTES, inbound_cost(m));
+    return 0;
+}
+
+static struct inbound_message *inbound_dequeue(struct session *s)
+{
+    struct inbound *in = &s->more->in;
+    struct inbound_message *m = in->first;
+    in->first = m->next;
+    in->waiting -= inbound_cost(m);
+    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, inbound_cost(m));
+    return m;
+}
+
+static void inbound_tell(struct session *s, bool text, const char *data, size_t len)
+{
+    metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
+    session_layer(s)->handler->on_message(s, text, data, len);
+}
+
+static unsigned inbound_deliver(struct session *s, bool text, const char *data, size_t len)
+{
+    if (!session_is_open(s)) /* after our Close nobody waits for messages */
+        return 0;
+    if (inbound_must_wait(s))
+        return inbound_enqueue(s, text, data, len);
+    inbound_tell(s, text, data, len);
+    return 0;
+}
+
+/* ---- messages_per_second ---- */
+
+static uint64_t inbound_now_us(void)
+{
+    return clock_coarse_ms() * 1000;
+}
+
+static double inbound_burst(double per_second)
+{
+    return per_second > 1 ? per_second : 1;
+}
+
+/* A message or control frame counts; one too many is handled, but it is the last one for a while. */
+static void inbound_count(struct session *s)
+{
+    double limit = s->limits->messages_per_second;
+    struct session_more *more = limit > 0 ? session_need_more(s) : NULL;
+    if (more != NULL && !rate_take(&more->in.rate, inbound_now_us(), limit, inbound_burst(limit)))
+        more->in.throttled = true;
+}
+
+/* ---- frames ---- */
+
+/* Sequence, sizes and bits (RFC 6455, 5.2 to 5.5), before any payload is taken in. */
+static unsigned inbound_on_header(void *to, const struct framer_header *h)
+{
+    struct session *s = to;
+    if (h->rsv != 0)
+        return CLOSECODE_PROTOCOL_ERROR;
+    if (h->opcode != WSLAY_CONTINUATION_FRAME)
+        inbound_count(s);
+    const struct inbound *in = s->more != NULL ? &s->more->in : NULL;
+    bool in_message = in != NULL && in->in_message;
+    switch (h->opcode) {
+    case WSLAY_CONTINUATION_FRAME:
+        if (!in_message)
+            return CLOSECODE_PROTOCOL_ERROR;
+        break;
+    case WSLAY_TEXT_FRAME:
+    case WSLAY_BINARY_FRAME:
+        if (in_message)
+            return CLOSECODE_PROTOCOL_ERROR;
+        break;
+    case WSLAY_CONNECTION_CLOSE:
+    case WSLAY_PING:
+    case WSLAY_PONG: return h->fin && h->length <= 125 ? 0 : CLOSECODE_PROTOCOL_ERROR;
+    default: return CLOSECODE_PROTOCOL_ERROR;
+    }
+    uint64_t have = in_message ? in->body.len : 0;
+    bool too_big = h->length > s->limits->max_frame || h->length > s->limits->max_message - have;
+    return too_big ? CLOSECODE_TOO_BIG : 0;
+}
+
+/* Room for `len` more bytes of a message. */
+static unsigned inbound_reserve(struct session *s, size_t len)
+{
+    struct inbound *in = &s->more->in;
+    size_t before = in->body.cap;
+    if (session_over_limit(s, METRIC_REASSEMBLY_BYTES, s->conn->worker->config->reassembly_limit, len)) {
+        metrics_add(session_metrics(s), METRIC_REASSEMBLY_REFUSED, 1);
+        return CLOSECODE_TRY_AGAIN_LATER;
+    }
+    if (buf_reserve(&in->body, len) < 0)
+        return CLOSECODE_INTERNAL_ERROR;
+    metrics_add(session_metrics(s), METRIC_REASSEMBLY_BYTES, in->body.cap - before);
+    return 0;
+}
+
+/* A piece of a message that is not whole in one piece. */
+static unsigned inbound_gather(struct session *s, const struct framer_header *h, const uint8_t *data,
+                               size_t len, bool last)
+{
+    struct session_more *more = session_need_more(s);
+    if (more == NULL)
+        return CLOSECODE_INTERNAL_ERROR;
+    struct inbound *in = &more->in;
+    if (!in->in_message) {
+        in->in_message = true;
+        in->text = h->opcode == WSLAY_TEXT_FRAME;
+        memset(&in->utf8, 0, sizeof in->utf8);
+    }
+    if (in->text && !utf8_feed(&in->utf8, data, len))
+        return CLOSECODE_INVALID_DATA;
+    unsigned fault = in->body.cap - in->body.len < len ? inbound_reserve(s, len) : 0;
+    if (fault != 0)
+        return fault;
+    buf_append(&in->body, data, len);
+    if (!last || !h->fin)
+        return 0;
+    if (in->text && !utf8_complete(&in->utf8))
+        return CLOSECODE_INVALID_DATA;
+    struct buf body = in->body; /* the handler may end the session */
+    in->body = (struct buf)BUF_INIT;
+    in->in_message = false;
+    fault = inbound_deliver(s, in->text, body.data != NULL ? body.data : "", body.len);
+    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, body.cap);
+    buf_fini(&body);
+    return fault;
+}
+
+static unsigned inbound_on_control(struct session *s, const struct framer_header *h, const uint8_t *data,
+                                   size_t len, bool last)
+{
+    if (len == h->length)
+        return session_on_control_frame(s, h->opcode, data, len);
+    struct session_more *more = session_need_more(s);
+    if (more == NULL)
+        return CLOSECODE_INTERNAL_ERROR;
+    struct inbound *in = &more->in;
+    memcpy(in->control + in->control_len, data, len);
+    in->control_len = (uint8_t)(in->control_len + len);
+    if (!last)
+        return 0;
+    uint8_t control[125], whole = in->control_len;
+    memcpy(control, in->control, whole);
+    in->control_len = 0;
+    return session_on_control_frame(s, h->opcode, control, whole);
+}
+
+static unsigned inbound_on_payload(void *to, const struct framer_header *h, const uint8_t *data, size_t len,
+                                   bool last)
+{
+    struct session *s = to;
+    if (wslay_is_ctrl_frame(h->opcode))
+        return inbound_on_control(s, h, data, len, last);
+    bool whole = h->fin && h->opcode != WSLAY_CONTINUATION_FRAME && len == h->length;
+    if (!whole)
+        return inbound_gather(s, h, data, len, last);
+    bool text = h->opcode == WSLAY_TEXT_FRAME;
+    if (text && !utf8_valid(data, len))
+        return CLOSECODE_INVALID_DATA;
+    return inbound_deliver(s, text, (const char *)data, len);
+}
+
+static const struct framer_events inbound_events = {
+    .on_header = inbound_on_header,
+    .on_payload = inbound_on_payload,
+};
+
+static const char *inbound_fault_text(unsigned code)
+{
+    switch (code) {
+    case CLOSECODE_INVALID_DATA: return "invalid UTF-8";
+    case CLOSECODE_TOO_BIG: return "message too big";
+    case CLOSECODE_INTERNAL_ERROR: return "out of memory";
+    case CLOSECODE_TRY_AGAIN_LATER: return "too much is being received";
+    default: return "protocol error";
+    }
+}
+
+/* ---- when to stop ---- */
+
+static bool inbound_is_full(const struct session *s)
+{
+    if (s->more == NULL || !session_is_open(s))
+        return false;
+    const struct inbound *in = &s->more->in;
+    if (in->throttled)
+        return true;
+    if (in->suspended == 0)
+        return false;
+    return in->waiting + in->body.len >= s->limits->read_ahead ||
+           session_over_limit(s, METRIC_REASSEMBLY_BYTES, s->conn->worker->config->reassembly_limit, 0);
+}
+
+/* Stops reading; what has been read stays for later. */
+static void inbound_pause(struct session *s, const uint8_t *data, size_t len)
+{
+    struct inbound *in = &s->more->in;
+    if (len > 0 && buf_append(&in->rest, data, len) < 0) {
+        session_fail(s, CLOSECODE_INTERNAL_ERROR, inbound_fault_text(CLOSECODE_INTERNAL_ERROR));
+        return;
+    }
+    metrics_add(session_metrics(s), METRIC_REASSEMBLY_BYTES, in->rest.cap);
+    in->paused = true;
+    conn_pause(s->conn);
+    conn_set_deadline(s->conn, inbound_patience(s));
+}
+
+static void inbound_take_rest(struct session *s, struct buf *rest)
+{
+    struct inbound *in = &s->more->in;
+    *rest = in->rest;
+    in->rest = (struct buf)BUF_INIT;
+    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, rest->cap);
+}
+
+/* What stopped is over: messages go on at the connection's next turn. */
+static void inbound_go_on(struct session *s)
+{
+    struct inbound *in = &s->more->in;
+    struct buf rest;
+    bool paused = in->paused;
+    if (!paused && in->first == NULL)
+        return;
+    inbound_take_rest(s, &rest);
+    in->paused = false;
+    conn_resume(s->conn, rest.data, rest.len);
+    buf_fini(&rest);
+    if (paused && session_is_open(s))
+        session_restart_clock(s);
+}
+
+/* ---- the loop ---- */
+
+struct inbound_turn {
+    uint64_t end_ms; /* not asked for until there is a second frame */
+};
+
+static bool inbound_turn_is_over(struct inbound_turn *turn)
+{
+    uint64_t now = clock_coarse_ms();
+    if (turn->end_ms == 0)
+        turn->end_ms = now + INBOUND_TURN_MS;
+    return now > turn->end_ms;
+}
+
+/* True when none waits any more. */
+static bool inbound_deliver_waiting(struct session *s, struct inbound_turn *turn)
+{
+    while (s->more != NULL && s->more->in.first != NULL) {
+        if (s->more->in.suspended > 0 || !session_is_open(s) || inbound_turn_is_over(turn))
+            return false;
+        struct inbound_message *m = inbound_dequeue(s);
+        inbound_tell(s, m->text, m->data, m->len);
+        free(m);
+    }
+    return true;
+}
+
+/* One frame at most. Returns how many bytes were used. */
+static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
+{
+    size_t used = 0;
+    unsigned fault = framer_read(&session_layer(s)->framers, &s->rx, data, len, &used, &inbound_events, s);
+    if (fault != 0) {
+        if (fault != CLOSECODE_INTERNAL_ERROR && fault != CLOSECODE_TRY_AGAIN_LATER)
+            metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
+        session_fail(s, fault, inbound_fault_text(fault));
+    }
+    return used;
+}
+
+size_t inbound_on_data(struct conn *c, uint8_t *data, size_t len)
+{
+    struct session *s = conn_session(c);
+    size_t at = 0;
+    struct inbound_turn turn = {0};
+    if (len > 0)
+        session_heard(s);
+    bool go_on = inbound_deliver_waiting(s, &turn) || s->more->in.suspended > 0;
+    while (go_on && at < len && c->state == CONN_OPEN && !inbound_is_full(s)) {
+        at += inbound_read_frame(s, data + at, len - at);
+        go_on = at < len && !inbound_turn_is_over(&turn);
+    }
+    if (s->state == SESSION_ENDED)
+        inbound_drop(s);
+    else if (s->more != NULL && c->state == CONN_OPEN) {
+        if (inbound_is_full(s)) {
+            inbound_pause(s, data + at, len - at);
+            return len;
+        }
+        c->again = s->more->in.first != NULL && s->more->in.suspended == 0;
+    }
+    if (s->more != NULL)
+        session_tidy(s);
+    return at;
+}
+
+/* ---- suspended handlers ---- */
+
+int inbound_hold(struct session *s)
+{
+    struct session_more *more = session_need_more(s);
+    if (more == NULL)
+        return -1;
+    if (more->in.suspended == INBOUND_SUSPENDED_MAX)
+        return -2;
+    more->in.suspended++;
+    s->conn->sips = true;
+    return 0;
+}
+
+void inbound_release(struct session *s)
+{
+    struct inbound *in = &s->more->in;
+    assert(in->suspended > 0);
+    if (--in->suspended > 0)
+        return;
+    s->conn->sips = s->limits->messages_per_second > 0;
+    if (s->state != SESSION_OPEN)
+        return;
+    if (!in->throttled)
+        inbound_go_on(s);
+    conn_later(s->conn); /* to tidy up */
+}
+
+void inbound_forget_waiting(struct session *s)
+{
+    if (s->more == NULL)
+        return;
+    while (s->more->in.first != NULL)
+        free(inbound_dequeue(s));
+    s->more->in.throttled = false;
+    inbound_go_on(s);
+}
+
+double inbound_patience(const struct session *s)
+{
+    const struct inbound *in = &s->more->in;
+    double limit = s->limits->messages_per_second;
+    if (!in->throttled)
+        return INBOUND_PROBE_S;
+    double wait =
+        (double)rate_wait_us(&s->more->in.rate, inbound_now_us(), limit, inbound_burst(limit)) / 1e6;
+    return wait < INBOUND_PROBE_S ? wait : INBOUND_PROBE_S;
+}
+
+void inbound_on_timeout(struct session *s)
+{
+    struct inbound *in = &s->more->in;
+    double limit = s->limits->messages_per_second;
+    if (in->throttled && rate_take(&in->rate, inbound_now_us(), limit, inbound_burst(limit)))
+        in->throttled = false; /* the one that was too many has been counted now */
+    if (in->suspended == 0 && !in->throttled)
+        inbound_go_on(s);
+    else if (in->suspended > 0 && conn_peer_gone(s->conn))
+        session_lost(s);
+    else
+        conn_set_deadline(s->conn, inbound_patience(s));
+}
+
+void inbound_drop(struct session *s)
+{
+    framer_abandon(&session_layer(s)->framers, &s->rx);
+    if (s->more == NULL)
+        return;
+    struct inbound *in = &s->more->in;
+    struct buf rest;
+    while (in->first != NULL)
+        free(inbound_dequeue(s));
+    inbound_take_rest(s, &rest);
+    buf_fini(&rest);
+    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, in->body.cap);
+    buf_fini(&in->body);
+    in->in_message = in->paused = in->throttled = false;
+    in->control_len = 0;
+    atomic_store(&in->rate, 0);
+}
