@@ -45,7 +45,7 @@ typedef int bind_route_check(const char *item, size_t len, struct err *e);
 
 static int bind_route_check_protocol(const char *item, size_t len, struct err *e)
 {
-    return subprotocol_is_token(item, len) ? 0 : err_set(e, "\"%s\" is not a name for a protocol", item);
+    return subprotocol_is_token(item, len) ? 0 : err_set(e, "not a name that a protocol can have");
 }
 
 static void bind_route_add(lua_State *L, struct config_list *list, const char *name, bind_route_check *check)
@@ -58,7 +58,7 @@ static void bind_route_add(lua_State *L, struct config_list *list, const char *n
     if (strlen(item) != len)
         luaL_error(L, "app.websocket: %s: an element has a zero byte", name);
     if (check(item, len, &e) < 0 || config_list_add(list, item, len, &e) < 0)
-        luaL_error(L, "app.websocket: %s: %s", name, e.text);
+        luaL_error(L, "app.websocket: %s: \"%s\": %s", name, item, e.text);
 }
 
 /* The value at the top: a string, or a list of them. */

@@ -9,7 +9,7 @@
 
 #include "base/utf8.h"
 #include "lua/bind_req.h"
-#include "script/dispatch.h"
+#include "script/handshake.h"
 #include "ws/subprotocol.h"
 
 #define BIND_UPGRADE_FIELDS 16384 /* bytes of header lines */
@@ -77,10 +77,10 @@ static void bind_upgrade_read_fields(lua_State *L, int index, struct buf *fields
 
 /* ---- the verdict ---- */
 
-static int bind_upgrade_misused(lua_State *L, const struct dispatch_upgrade *u)
+static int bind_upgrade_misused(lua_State *L, const struct handshake *h)
 {
     lua_Debug ar;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, u->vm->routes[u->route].should_upgrade);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, h->vm->routes[h->route].should_upgrade);
     lua_getinfo(L, ">S", &ar);
     return luaL_error(L,
                       "should_upgrade (%s:%d) returned %s; it must return true, a table of headers, or "
@@ -88,7 +88,7 @@ static int bind_upgrade_misused(lua_State *L, const struct dispatch_upgrade *u)
                       ar.short_src, ar.linedefined, luaL_typename(L, 1));
 }
 
-static void bind_upgrade_refuse(lua_State *L, struct dispatch_upgrade *u)
+static void bind_upgrade_refuse(lua_State *L, struct handshake *h)
 {
     size_t len;
     lua_Integer status = luaL_optinteger(L, 2, 403);
@@ -98,34 +98,34 @@ static void bind_upgrade_refuse(lua_State *L, struct dispatch_upgrade *u)
     if (!utf8_valid(body, len))
         luaL_error(L, "should_upgrade: the body is not UTF-8");
     if (lua_istable(L, 4))
-        bind_upgrade_read_fields(L, 4, &u->fields);
+        bind_upgrade_read_fields(L, 4, &h->fields);
     else if (!lua_isnil(L, 4))
         luaL_error(L, "should_upgrade: the headers are a %s, not a table", luaL_typename(L, 4));
-    if (buf_append(&u->body, body, len) < 0)
+    if (buf_append(&h->body, body, len) < 0)
         luaL_error(L, "should_upgrade: out of memory");
-    u->status = (int)status;
+    h->status = (int)status;
 }
 
 static int bind_upgrade_done(lua_State *L, int call_status, lua_KContext context)
 {
     (void)call_status;
-    struct dispatch_upgrade *u = (struct dispatch_upgrade *)context;
+    struct handshake *h = (struct handshake *)context;
     if (lua_istable(L, 1))
-        bind_upgrade_read_fields(L, 1, &u->fields);
+        bind_upgrade_read_fields(L, 1, &h->fields);
     else if (!lua_isboolean(L, 1))
-        return bind_upgrade_misused(L, u);
+        return bind_upgrade_misused(L, h);
     else if (!lua_toboolean(L, 1))
-        bind_upgrade_refuse(L, u);
+        bind_upgrade_refuse(L, h);
     return 0;
 }
 
 int bind_upgrade_on_upgrade(lua_State *L)
 {
-    struct dispatch_upgrade *u = sched_take_arg(L);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, u->vm->routes[u->route].should_upgrade);
-    bind_req_push(L, u->head);
+    struct handshake *h = sched_take_arg(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, h->vm->routes[h->route].should_upgrade);
+    bind_req_push(L, h->head);
     lua_pushvalue(L, -1);
-    u->request = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_callk(L, 1, 4, (lua_KContext)u, bind_upgrade_done);
-    return bind_upgrade_done(L, LUA_OK, (lua_KContext)u);
+    h->request = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_callk(L, 1, 4, (lua_KContext)h, bind_upgrade_done);
+    return bind_upgrade_done(L, LUA_OK, (lua_KContext)h);
 }

@@ -17,6 +17,7 @@
 #include <wslay/wslay.h>
 
 #include "script/conffile.h"
+#include "ws/origin.h"
 
 struct cli_verb {
     const char *name;
@@ -150,6 +151,17 @@ static int cli_option(struct cli_parse *p, struct err *e)
     return 0;
 }
 
+/* What the layers below config know about its values. */
+static int cli_check_origins(const struct config *config, struct err *e)
+{
+    for (size_t i = 0; i < config->origins.n; i++) {
+        const char *pattern = config->origins.item[i];
+        if (origin_check_pattern(pattern, strlen(pattern), e) < 0)
+            return err_prefix(e, "origins: \"%s\": ", pattern);
+    }
+    return 0;
+}
+
 /* Flags over environment over file over defaults. */
 static int cli_apply(const struct cli_parse *p, char **environment, struct err *e)
 {
@@ -176,7 +188,7 @@ static int cli_apply(const struct cli_parse *p, char **environment, struct err *
         if (config_set(config, s->key, s->arg, s->value, again, e) < 0)
             return -1;
     }
-    return 0;
+    return cli_check_origins(config, e);
 }
 
 /* The file of SCRIPT|DIR. */

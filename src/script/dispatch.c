@@ -10,17 +10,13 @@
 #include <llhttp.h>
 
 #include "base/clock.h"
-#include "base/rate.h"
 #include "http/http1.h"
+#include "script/handshake.h"
 #include "script/task.h"
 #include "script/timer.h"
 #include "ws/closecode.h"
-#include "ws/origin.h"
 #include "ws/subprotocol.h"
 #include "ws/upgrade.h"
-
-/* What a 426 must say (RFC 9110, 15.5.22; RFC 6455, 4.4). */
-#define DISPATCH_UPGRADE "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 
 /* How long what has waited (script/job.h) goes on before the connections get their turn. */
 #define DISPATCH_TURN_MS 5
@@ -220,10 +216,8 @@ static const struct session_handler dispatch_sessions = {
     .on_close = dispatch_on_close,
 };
 
-/* ---- handshakes ---- */
-
-static void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
-                            int *request)
+void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
+                     int *request)
 {
     const struct vm_route *r = &vm->routes[route];
     const struct config_list *protocols = r->protocols;
@@ -239,177 +233,6 @@ static void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, in
     vm_hold(vm);
     struct dispatch_open open = {s, r->handler, request};
     dispatch_run(s, vm->bindings->ws_open, &open);
-}
-
-static void dispatch_upgrade_free(struct dispatch_upgrade *u)
-{
-    head_unref(u->head);
-    if (u->request != LUA_NOREF)
-        luaL_unref(u->vm->L, LUA_REGISTRYINDEX, u->request);
-    buf_fini(&u->fields);
-    buf_fini(&u->body);
-    vm_release(u->vm);
-    free(u);
-}
-
-static void dispatch_refuse(struct dispatch_upgrade *u, struct response_error *refusal)
-{
-    refusal->head_only = u->head->method == HTTP_HEAD;
-    metrics_add(u->vm->metrics, METRIC_REFUSED_SCRIPT, 1);
-    http1_refuse(u->conn, refusal);
-}
-
-/* should_upgrade has come to its end. Frees `u`. */
-static void dispatch_decide(struct dispatch_upgrade *u, enum sched_result result)
-{
-    if (result != SCHED_OK)
-        dispatch_refuse(u, &(struct response_error){.status = 500, .detail = "The server's script failed."});
-    else if (u->status != 0)
-        dispatch_refuse(u, &(struct response_error){
-                               .status = u->status,
-                               .fields = u->fields.len > 0 ? u->fields.data : NULL,
-                               .body = u->body.len > 0 ? u->body.data : NULL,
-                               .body_len = u->body.len,
-                           });
-    else
-        dispatch_accept(u->conn, head_ref(u->head), u->vm, u->route, u->fields.len > 0 ? u->fields.data : "",
-                        &u->request);
-    dispatch_upgrade_free(u);
-}
-
-static int dispatch_upgrade_on_suspend(void *owner, struct task *t)
-{
-    struct dispatch_upgrade *u = owner;
-    u->task = t;
-    return 0;
-}
-
-static void dispatch_upgrade_on_end(void *owner, struct task *t, enum sched_result result)
-{
-    (void)t;
-    struct dispatch_upgrade *u = owner;
-    u->task = NULL;
-    if (u->put_off && result != SCHED_CANCELLED)
-        dispatch_decide(u, result);
-}
-
-static const struct task_owner dispatch_upgrade_owner = {
-    .on_suspend = dispatch_upgrade_on_suspend,
-    .on_end = dispatch_upgrade_on_end,
-};
-
-static void dispatch_ask_script(struct conn *c, struct head *head, struct vm *vm, int route)
-{
-    struct dispatch_upgrade *u = calloc(1, sizeof *u);
-    if (u == NULL) {
-        head_unref(head);
-        http1_refuse(c, &(struct response_error){.status = 500, .detail = "The server is out of memory."});
-        return;
-    }
-    *u = (struct dispatch_upgrade){.conn = c, .head = head, .vm = vm, .route = route, .request = LUA_NOREF};
-    vm_hold(vm);
-    struct log_context about = {
-        .worker = c->worker->index, .conn = c->id, .route = router_route(vm->router, (size_t)route)->pattern};
-    enum sched_result result = sched_run(vm, &(struct sched_entry){
-                                                 .body = vm->bindings->ws_upgrade,
-                                                 .arg = u,
-                                                 .about = &about,
-                                                 .kind = &dispatch_upgrade_owner,
-                                                 .owner = u,
-                                             });
-    if (result == SCHED_SUSPENDED) {
-        u->put_off = true;
-        http1_put_off(c, u);
-    } else
-        dispatch_decide(u, result);
-}
-
-static void dispatch_on_gone(struct conn *c, void *request)
-{
-    (void)c;
-    struct dispatch_upgrade *u = request;
-    if (u->task != NULL)
-        task_cancel(u->task);
-    dispatch_upgrade_free(u);
-}
-
-/* Cross-site WebSocket hijacking: a browser sends the user's cookies along with whatever page asks, but says
- * which page it was (RFC 6455, 10.2). Clients that are no browsers send no Origin. */
-static bool dispatch_origin_fits(const struct vm *vm, int route, const struct head *head, const char **origin,
-                                 size_t *len)
-{
-    const struct config_list *allowed = vm->routes[route].origins;
-    const char *host = NULL;
-    size_t host_len = 0;
-    if (allowed == NULL)
-        allowed = &vm->config->origins;
-    *origin = "";
-    *len = 0;
-    if (head_find(head, "Origin", 6, 0) < 0)
-        return true;
-    head_single(head, "Origin", origin, len); /* two of them fit nothing but "*" */
-    head_single(head, "Host", &host, &host_len);
-    for (size_t i = 0; i < allowed->n; i++)
-        if (origin_matches(allowed->item[i], strlen(allowed->item[i]), *origin, *len, host, host_len))
-            return true;
-    return false;
-}
-
-static void dispatch_log_origin(const struct conn *c, const struct vm *vm, int route, const char *origin,
-                                size_t len)
-{
-    struct log_context about = {
-        .worker = c->worker->index, .conn = c->id, .route = router_route(vm->router, (size_t)route)->pattern};
-    log_write(LOG_INFO, &about, "refused a page of origin \"%.*s\": not in origins (see the route's options)",
-              (int)(len < 200 ? len : 200), origin);
-}
-
-static _Atomic uint64_t dispatch_handshakes; /* handshakes_per_second */
-
-static bool dispatch_too_many(const struct worker *w)
-{
-    double limit = w->config->handshakes_per_second;
-    return limit > 0 && !rate_take(&dispatch_handshakes, clock_coarse_ms() * 1000, limit, limit);
-}
-
-/* What keeps a handshake from being accepted; status 0 when nothing does. */
-static struct response_error dispatch_check_upgrade(struct conn *c, const struct head *head,
-                                                    const struct vm *vm, int route)
-{
-    const char *reason, *origin;
-    size_t len;
-    struct metrics *m = c->worker->metrics;
-    int status = upgrade_check(head, &reason);
-    if (status != 0)
-        return (struct response_error){
-            .status = status, .detail = reason, .fields = status == 426 ? DISPATCH_UPGRADE : NULL};
-    if (!dispatch_origin_fits(vm, route, head, &origin, &len)) {
-        metrics_add(m, METRIC_REFUSED_ORIGIN, 1);
-        dispatch_log_origin(c, vm, route, origin, len);
-        return (struct response_error){.status = 403,
-                                       .detail = "Pages of this origin may not connect here (see origins)."};
-    }
-    if (dispatch_too_many(c->worker)) {
-        metrics_add(m, METRIC_REFUSED_RATE, 1);
-        return (struct response_error){.status = 503,
-                                       .detail = "Too many clients connect at once; try again in a moment.",
-                                       .fields = "Retry-After: 1\r\n"};
-    }
-    return (struct response_error){.status = 0};
-}
-
-static void dispatch_on_upgrade(struct conn *c, struct head *head, struct vm *vm, int route)
-{
-    struct response_error refusal = dispatch_check_upgrade(c, head, vm, route);
-    int none = LUA_NOREF;
-    if (refusal.status != 0) {
-        refusal.head_only = head->method == HTTP_HEAD;
-        http1_refuse(c, &refusal);
-        head_unref(head);
-    } else if (vm->routes[route].should_upgrade != LUA_NOREF)
-        dispatch_ask_script(c, head, vm, route);
-    else
-        dispatch_accept(c, head, vm, route, "", &none);
 }
 
 /* ---- by connection id ---- */
@@ -490,7 +313,7 @@ static void dispatch_on_request(struct conn *c, struct head *head)
     const char *path = head_bytes(head) + head->path.at;
     int route = router_match(vm->router, ROUTER_WEBSOCKET, path, head->path.len, &m);
     if (route >= 0 && upgrade_wanted(head)) {
-        dispatch_on_upgrade(c, head, vm, route);
+        handshake_on_request(c, head, vm, route);
         return;
     }
     struct response_error refusal = {.head_only = head->method == HTTP_HEAD};
@@ -500,7 +323,7 @@ static void dispatch_on_request(struct conn *c, struct head *head)
     } else if (head->method == HTTP_GET || head->method == HTTP_HEAD) {
         refusal.status = 426;
         refusal.detail = "This address is a WebSocket: connect with a WebSocket client (ws://).";
-        refusal.fields = DISPATCH_UPGRADE;
+        refusal.fields = HANDSHAKE_UPGRADE;
     } else {
         refusal.status = 405;
         refusal.detail = "This address is a WebSocket: the handshake is a GET request.";
@@ -511,7 +334,7 @@ static void dispatch_on_request(struct conn *c, struct head *head)
 }
 
 static const struct http1_handler dispatch_requests = {.on_request = dispatch_on_request,
-                                                       .on_gone = dispatch_on_gone};
+                                                       .on_gone = handshake_on_gone};
 
 /* ---- the worker ---- */
 

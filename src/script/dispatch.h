@@ -19,19 +19,6 @@ struct dispatch_open {
     int *request; /* and the request that should_upgrade had, to be taken over; LUA_NOREF is none */
 };
 
-/* A handshake that should_upgrade decides on; its body stores the verdict, and in `request` the request. */
-struct dispatch_upgrade {
-    struct conn *conn;
-    struct head *head;
-    struct vm *vm;
-    struct task *task; /* while it is suspended */
-    int route;
-    int request; /* registry reference, or LUA_NOREF */
-    bool put_off;
-    int status;        /* 0: accepted */
-    struct buf fields; /* header lines for the answer, each with its CR LF */
-    struct buf body;   /* of a refusal; when it is empty the server says something itself */
-};
 struct dispatch_message {
     struct session *session;
     bool text;
@@ -64,6 +51,11 @@ void dispatch_publish(struct worker *w, struct vm *vm);
 
 /* What workers are created with. */
 extern const struct worker_hooks dispatch_worker_hooks;
+
+/* Accepts a checked handshake: opens the session and runs the route's function. Takes `head` over, and the
+ * registry reference *request, unless it is LUA_NOREF. `fields` are more header lines for the answer. */
+void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
+                     int *request);
 
 /* A message or a Close for the WebSocket with connection id `id`, whichever worker holds it. On the thread of
  * `w`. For another worker's connection SENT means that the letter is on its way; what waits for one worker is
