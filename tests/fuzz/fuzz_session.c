@@ -4,8 +4,8 @@
  * bytes at once.
  *
  * The input: a byte for the largest message, one for what the handler does and how the stream ends, one for
- * the message at which it does it; eight bytes that say how to cut the rest into pieces, over and over; then
- * the client's bytes. */
+ * the message at which it does it (or after how many pieces a suspended handler goes on); eight bytes that
+ * say how to cut the rest into pieces, over and over; then the client's bytes. */
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -41,19 +41,22 @@ struct plan {
     bool echo;       /* the handler sends each message back */
     bool half_close; /* the stream ends with the client's side, not with its socket */
     enum { JUST_LISTEN, CLOSE_AT, FAIL_AT } action;
-    unsigned at; /* which message, from 1 */
+    unsigned at;       /* which message, from 1 */
+    unsigned suspends; /* the handler, at each so-manieth message; 0 is never. Then it only listens */
     const uint8_t *cuts;
 };
 
 static struct plan plan_read(const uint8_t *data)
 {
     static const size_t limits[] = {1, 10, 125, 126, 5000, 70000, 1 << 20, 1 << 30};
+    unsigned suspends = data[1] >> 5;
     return (struct plan){
         .max_message = limits[data[0] % 8],
-        .echo = data[1] & 1,
+        .echo = suspends == 0 && (data[1] & 1),
         .half_close = data[1] & 2,
-        .action = (data[1] >> 2) % 3u,
+        .action = suspends == 0 ? (data[1] >> 2 & 7) % 3u : JUST_LISTEN,
         .at = data[2] % 16 + 1u,
+        .suspends = suspends,
         .cuts = data + 3,
     };
 }
@@ -64,6 +67,7 @@ struct record {
     struct buf heard, sent;
     unsigned messages;
     bool over;
+    size_t end; /* where in `heard` the end stands */
 };
 
 static void put(struct buf *b, const void *data, size_t len)
@@ -83,14 +87,18 @@ static void record_end(struct record *r, unsigned code, const void *reason, size
 {
     CHECK(!r->over);
     r->over = true;
+    r->end = r->heard.len;
     CHECK(buf_printf(&r->heard, "end %u ", code) == 0);
     put(&r->heard, reason, len);
 }
 
-static void record_compare(const struct record *a, const struct record *b)
+/* Messages that wait for a suspended handler when the end comes are not heard any more (`may_miss`). */
+static void record_compare(const struct record *a, const struct record *b, bool may_miss)
 {
-    CHECK(a->heard.len == b->heard.len);
-    CHECK(memcmp(a->heard.data, b->heard.data, a->heard.len) == 0);
+    CHECK(a->end == b->end || (may_miss && a->end < b->end));
+    CHECK(a->end == 0 || memcmp(a->heard.data, b->heard.data, a->end) == 0);
+    CHECK(a->heard.len - a->end == b->heard.len - b->end);
+    CHECK(memcmp(a->heard.data + a->end, b->heard.data + b->end, a->heard.len - a->end) == 0);
     CHECK(a->sent.len == b->sent.len);
     CHECK(a->sent.len == 0 || memcmp(a->sent.data, b->sent.data, a->sent.len) == 0);
 }
@@ -307,11 +315,18 @@ static struct worker *worker;
 static const struct plan *plan;
 static struct record *record;
 static struct session *session; /* NULL once it is over */
+static unsigned suspended;      /* of its handlers */
+
+enum { READ_AHEAD = 300 };
 
 static void on_message(struct session *s, bool text, const char *data, size_t len)
 {
-    CHECK(s == session && session_is_open(s));
+    CHECK(s == session && session_is_open(s) && suspended == 0);
     record_message(record, text, data, len);
+    if (plan->suspends > 0 && record->messages % plan->suspends == 0) {
+        CHECK(inbound_hold(s) == 0);
+        suspended = 1;
+    }
     bool now = record->messages == plan->at;
     if (now && plan->action == CLOSE_AT)
         session_close(s, OUR_CODE, "closed by the handler", 21);
@@ -327,6 +342,7 @@ static void on_close(struct session *s, unsigned code, const char *reason, size_
 {
     CHECK(s == session);
     session = NULL;
+    suspended = 0;
     CHECK(session_send(s, true, "late", 4) == SESSION_NOT_OPEN);
     session_close(s, 1000, "", 0);
     session_fail(s, 1002, "");
@@ -352,6 +368,7 @@ static struct session_limits limits;
 static void on_request(struct conn *c, struct head *head)
 {
     session_limits_init(&limits, &config);
+    limits.read_ahead = READ_AHEAD;
     session =
         session_open(c, head, &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
 }
@@ -427,20 +444,51 @@ static size_t piece_size(uint8_t cut, size_t left)
     return size < left ? size : left;
 }
 
+/* The handler goes on. */
+static void go_on(void)
+{
+    if (suspended == 0)
+        return;
+    suspended = 0;
+    inbound_release(session);
+    run();
+}
+
+/* With a handler that is suspended now and then, whether the connection reads is its own business. */
+static void feed_suspending(int fd, const uint8_t *stream, size_t at, size_t len)
+{
+    for (unsigned i = 1; session != NULL && at < len; i++) {
+        size_t size = piece_size(plan->cuts[i % CUTS], len - at);
+        CHECK(write(fd, stream + at, size) == (ssize_t)size);
+        at += size;
+        run();
+        if (i % plan->at == 0)
+            go_on();
+    }
+    while (suspended > 0)
+        go_on();
+}
+
+static void feed(const uint8_t *stream, size_t at, size_t len)
+{
+    struct conn *c = session != NULL ? session->conn : NULL;
+    for (unsigned i = 1; c != NULL && session != NULL && c->state == CONN_OPEN && at < len; i++) {
+        at += client_send(c, stream + at, piece_size(plan->cuts[i % CUTS], len - at));
+        run();
+    }
+}
+
 static void real_read(const uint8_t *stream, size_t len, struct buf *in)
 {
     size_t at = piece_size(plan->cuts[0], len);
     session = NULL;
+    suspended = 0;
     int fd = client_open(stream, at);
-    struct conn *c = NULL;
-    for (unsigned i = 1;; i++) {
-        run();
-        if (i == 1 && session != NULL)
-            c = session->conn;
-        if (c == NULL || session == NULL || c->state != CONN_OPEN || at == len)
-            break;
-        at += client_send(c, stream + at, piece_size(plan->cuts[i % CUTS], len - at));
-    }
+    run();
+    if (plan->suspends > 0)
+        feed_suspending(fd, stream, at, len);
+    else
+        feed(stream, at, len);
     client_read(fd, in);
     if (plan->half_close) {
         shutdown(fd, SHUT_WR);
@@ -503,7 +551,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     real_read(data + PREFIX, size - PREFIX, &in);
     received(&in, &real.sent);
     CHECK(real.over);
-    record_compare(&real, &reference.record);
+    record_compare(&real, &reference.record, plan->suspends > 0);
 
     buf_fini(&in);
     buf_fini(&reference.message);
