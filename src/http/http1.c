@@ -204,7 +204,7 @@ static void http1_on_wait(struct conn *c)
         http1_refuse_with(c, 503,
                           c->worker->stopping ? "The server is stopping."
                                               : "The decision took longer than handshake_timeout.");
-    } else if (c->paused && conn_peer_gone(c))
+    } else if (c->paused && conn_peer_gone(c, true))
         conn_close(c);
     else {
         double seconds = left * WHEEL_TICK_MS / 1000.0;

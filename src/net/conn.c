@@ -307,10 +307,10 @@ void conn_resume(struct conn *c, const void *data, size_t len)
         conn_hold(c, data, len);
 }
 
-bool conn_peer_gone(const struct conn *c)
+bool conn_peer_gone(const struct conn *c, bool or_half)
 {
-    struct pollfd p = {.fd = c->io.fd, .events = POLLRDHUP};
-    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+    struct pollfd p = {.fd = c->io.fd, .events = or_half ? POLLRDHUP : 0};
+    return poll(&p, 1, 0) > 0 && p.revents != 0; /* POLLHUP and POLLERR come unasked */
 }
 
 void conn_on_deadline(struct wheel_item *item, void *arg)

@@ -118,9 +118,9 @@ void conn_pause(struct conn *c);
  * what will be read. */
 void conn_resume(struct conn *c, const void *data, size_t len);
 
-/* Whether the peer has gone (or will not send any more), as far as the kernel knows, also when there is input
- * before the end. For a connection that is not being read. A system call. */
-bool conn_peer_gone(const struct conn *c);
+/* Whether the peer has gone, as far as the kernel knows, also when there is input before the end; with
+ * `or_half`, whether it has ended its side. For a connection that is not being read. A system call. */
+bool conn_peer_gone(const struct conn *c, bool or_half);
 
 /* Asks for ops->on_later once. Not from ops->on_dead. */
 void conn_later(struct conn *c);

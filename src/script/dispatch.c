@@ -68,7 +68,7 @@ static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents
         log_write(LOG_WARN, &about,
                   "generation %llu: tasks and timers were left at the end of reload_drain; cancelled",
                   (unsigned long long)vm->generation);
-    vm_stop(vm);
+    vm_cancel(vm);
     vm->home->due = true;
 }
 

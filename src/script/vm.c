@@ -230,10 +230,15 @@ void vm_start(struct vm *vm, struct worker *home, struct budget *budget)
         home->due = true;
 }
 
-void vm_stop(struct vm *vm)
+void vm_cancel(struct vm *vm)
 {
     task_cancel_all(&vm->tasks);
     timer_stop_all(vm, false);
+}
+
+void vm_stop(struct vm *vm)
+{
+    vm_cancel(vm);
     job_drop_all(vm);
 }
 

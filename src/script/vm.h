@@ -120,7 +120,9 @@ void vm_release_task(struct vm *vm, enum metric gauge);
  * before it runs. */
 void vm_start(struct vm *vm, struct worker *home, struct budget *budget);
 
-/* Nothing of it may run any more: timers, tasks and jobs are gone after this. */
+/* Ends its timers, and its tasks that are for no connection. */
+void vm_cancel(struct vm *vm);
+/* The same, and what it has posted is dropped: nothing of it runs any more. When no connection is left. */
 void vm_stop(struct vm *vm);
 
 #endif

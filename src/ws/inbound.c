@@ -414,7 +414,7 @@ void inbound_on_timeout(struct session *s)
         in->throttled = false; /* the one that was too many has been counted now */
     if (in->suspended == 0 && !in->throttled)
         inbound_go_on(s);
-    else if (in->suspended > 0 && conn_peer_gone(s->conn))
+    else if (conn_peer_gone(s->conn, in->suspended > 0)) /* one that is only throttled is read to its end */
         session_lost(s);
     else
         conn_set_deadline(s->conn, inbound_patience(s));
