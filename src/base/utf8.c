@@ -48,13 +48,22 @@ static const uint64_t moves[256] = {
     [0xf4] = MOVE(START, AFTER_F4),
 };
 
-enum { BLOCK = 32 };
+enum { WORD = 8, BLOCK = 4 * WORD };
+
+#define HIGH_BITS UINT64_C(0x8080808080808080)
 
 static bool is_ascii(const uint8_t *block)
 {
-    uint64_t word[BLOCK / 8];
+    uint64_t word[BLOCK / WORD];
     memcpy(word, block, sizeof word);
-    return ((word[0] | word[1] | word[2] | word[3]) & UINT64_C(0x8080808080808080)) == 0;
+    return ((word[0] | word[1] | word[2] | word[3]) & HIGH_BITS) == 0;
+}
+
+static bool is_ascii_word(const uint8_t *p)
+{
+    uint64_t word;
+    memcpy(&word, p, sizeof word);
+    return (word & HIGH_BITS) == 0;
 }
 
 /* The bits above the sixth are other states' moves; masking costs nothing where shifts do it anyway. */
@@ -74,6 +83,8 @@ bool utf8_feed(struct utf8 *u, const void *data, size_t len)
         if (state != START || !is_ascii(p))
             state = walk(state, p, BLOCK);
     }
+    for (; len >= WORD && state == START && is_ascii_word(p); p += WORD, len -= WORD)
+        ;
     state = walk(state, p, len);
     u->state = (uint8_t)(state ^ START);
     return state != REJECT;
