@@ -51,7 +51,7 @@
     X(HANDLER_CUT, "tidewire_handler_errors_total", "reason=\"budget\"", "counter", "")                      \
     X(TASKS, "tidewire_tasks", "", "gauge", "Suspended handlers and functions.")                             \
     X(TASKS_CANCELLED, "tidewire_tasks_cancelled_total", "", "counter",                                      \
-      "Suspended handlers cancelled because their connection ended.")                                        \
+      "Suspended handlers and functions that were cancelled.")                                        \
     X(TIMERS, "tidewire_timers", "", "gauge", "Lua timers that are set.")                                    \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
     X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \

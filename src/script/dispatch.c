@@ -64,11 +64,12 @@ static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents
     (void)revents;
     struct vm *vm = drain->data;
     struct log_context about = {.worker = vm->worker};
-    if (vm->ntasks > 0)
+    if (!list_empty(&vm->tasks) || !list_empty(&vm->timers))
         log_write(LOG_WARN, &about,
                   "generation %llu: tasks and timers were left at the end of reload_drain; cancelled",
                   (unsigned long long)vm->generation);
     vm_cancel(vm);
+    vm->drained = true;
     vm->home->due = true;
 }
 
@@ -95,6 +96,8 @@ static void dispatch_on_due(struct worker *w)
     for (struct list *l = d->vms.next, *next; l != &d->vms; l = next) {
         struct vm *vm = LIST_ENTRY(l, struct vm, link);
         next = l->next;
+        if (vm->drained && vm->connections == 0) /* what its last ones have begun since */
+            vm_cancel(vm);
         if (job_run_some(vm, until))
             w->due = true;
         else if (vm != d->current && vm->holds == 0)
@@ -206,7 +209,7 @@ static void dispatch_on_close(struct session *s, unsigned code, const char *reas
         sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
     vm->bindings->ws_forget(vm->L, s);
     s->owner = NULL;
-    vm_release(vm);
+    vm_release_connection(vm);
 }
 
 static const struct session_handler dispatch_sessions = {
@@ -230,7 +233,7 @@ void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route
     s->owner = vm;
     s->owner_ref = LUA_NOREF;
     s->owner_route = (uint16_t)route;
-    vm_hold(vm);
+    vm_hold_connection(vm);
     struct dispatch_open open = {s, r->handler, request};
     dispatch_run(s, vm->bindings->ws_open, &open);
 }

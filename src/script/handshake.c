@@ -24,7 +24,7 @@ static void handshake_free(struct handshake *h)
         luaL_unref(h->vm->L, LUA_REGISTRYINDEX, h->request);
     buf_fini(&h->fields);
     buf_fini(&h->body);
-    vm_release(h->vm);
+    vm_release_connection(h->vm);
     free(h);
 }
 
@@ -83,7 +83,7 @@ static void handshake_ask_script(struct conn *c, struct head *head, struct vm *v
         return;
     }
     *h = (struct handshake){.conn = c, .head = head, .vm = vm, .route = route, .request = LUA_NOREF};
-    vm_hold(vm);
+    vm_hold_connection(vm);
     struct log_context about = {
         .worker = c->worker->index, .conn = c->id, .route = router_route(vm->router, (size_t)route)->pattern};
     enum sched_result result = sched_run(vm, &(struct sched_entry){

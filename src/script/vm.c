@@ -116,6 +116,13 @@ void vm_release(struct vm *vm)
         vm->home->due = true; /* it may be done with */
 }
 
+void vm_release_connection(struct vm *vm)
+{
+    if (--vm->connections == 0)
+        vm->home->due = true; /* what it has left behind may be over */
+    vm_release(vm);
+}
+
 void vm_hold_task(struct vm *vm, enum metric gauge)
 {
     vm->ntasks++;

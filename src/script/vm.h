@@ -48,6 +48,8 @@ struct vm {
     unsigned worker, workers;    /* this worker's number, how many there are */
     struct worker *home;         /* the worker that has the VM now; NULL while loading */
     unsigned holds;              /* what needs the VM: connections, tasks, timers, completions */
+    unsigned connections;        /* WebSockets and handshakes among them */
+    bool drained;                /* reload_drain is over for it */
     uint64_t ntasks;             /* tasks, timers and functions on their way: what max_tasks limits */
     struct list jobs, timers;    /* job.h, timer.h */
     struct list tasks;           /* suspended ones that are the VM's own */
@@ -111,6 +113,14 @@ static inline void vm_hold(struct vm *vm)
     vm->holds++;
 }
 void vm_release(struct vm *vm);
+
+/* The same for a connection. */
+static inline void vm_hold_connection(struct vm *vm)
+{
+    vm->connections++;
+    vm_hold(vm);
+}
+void vm_release_connection(struct vm *vm);
 
 /* The same for what counts as a task; `gauge` is METRIC_TASKS or METRIC_TIMERS. */
 void vm_hold_task(struct vm *vm, enum metric gauge);

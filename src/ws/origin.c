@@ -239,9 +239,10 @@ int origin_check_pattern(const char *pattern, size_t len, struct err *e)
 
 /* ---- matching ---- */
 
+/* ws and wss too: no page has them, but there are clients, not browsers, that say so of themselves. */
 static bool is_web(struct text scheme)
 {
-    return is(scheme, "http") || is(scheme, "https");
+    return is(scheme, "http") || is(scheme, "https") || is(scheme, "ws") || is(scheme, "wss");
 }
 
 static int port_of(const struct site *s, struct text scheme)

@@ -22,7 +22,8 @@
  *   null                  the origin "null": sandboxed frames, local files
  *   [scheme://]host[:port]
  *
- * Without a scheme http and https both fit. `host` is a name, an IPv4 address or an IPv6 address in brackets;
+ * Without a scheme http and https both fit (ws and wss too). `host` is a name, an IPv4 address or an IPv6
+ * address in brackets;
  * "*." before a name stands for its sub-domains at any depth, not for the name itself. A port left out is the
  * scheme's: 80 for http and ws, 443 for https and wss, none for any other; `*` is any port. */
 int origin_check_pattern(const char *pattern, size_t len, struct err *e);
@@ -32,7 +33,7 @@ int origin_check_pattern(const char *pattern, size_t len, struct err *e);
  * difference; "a.example." and "a.example" are two hosts. An origin that is neither "null" nor exactly
  * scheme://host[:port] fits only `*`.
  *
- * `same` takes pages of http and https, whatever the server itself speaks, since a proxy may have taken the
+ * `same` takes pages of those schemes, whatever the server itself speaks, since a proxy may have taken the
  * TLS off; a port left out of Host is therefore the default of the origin's scheme. */
 bool origin_matches(const char *pattern, size_t plen, const char *origin, size_t olen, const char *host,
                     size_t hlen);

@@ -151,7 +151,8 @@ static bool expected(const struct text *pattern, const struct text *origin, cons
     if (is(pattern, "same") && (has_wildcard(&wanted) || wanted.part[SCHEME][0] != '\0'))
         return false;
     if (wanted.part[SCHEME][0] != '\0' ? strcmp(scheme, wanted.part[SCHEME]) != 0
-                                       : strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
+                                       : strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0 &&
+                                             strcmp(scheme, "ws") != 0 && strcmp(scheme, "wss") != 0)
         return false;
     if (strcmp(wanted.part[PORT], ":*") != 0 &&
         strcmp(port_text(&wanted, scheme), port_text(&got, scheme)) != 0)

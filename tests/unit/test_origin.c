@@ -202,7 +202,8 @@ static const struct match_case match_cases[] = {
     /* scheme */
     {"a.example", "http://a.example", true},
     {"a.example", "https://a.example", true},
-    {"a.example", "ws://a.example", false},
+    {"a.example", "ws://a.example", true},
+    {"a.example", "ftp://a.example", false},
     {"a.example", "wss://a.example", false},
     {"a.example", "ftp://a.example", false},
     {"a.example", "chrome-extension://a.example", false},
