@@ -150,4 +150,12 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(REPLAY) $(LIBOBJ) $(BUILD)/flags
 	@echo "  fuzz    $*"
 	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(CPP) -MMD -MP -o $@ $< $(REPLAY) $(LIBOBJ) $(LINK_$(V)) $(LIBS)
 
+# Built as the server is, so that they can be compared with it.
+.PHONY: bench-tools
+bench-tools: $(BUILD)/bench/load $(BUILD)/bench/floor ## build the load generator and the floor of tests/bench
+$(BUILD)/bench/%: tests/bench/%.c src/base/list.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  bench   $*"
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(EXTRA) $(CPP) -o $@ $< $(LINK_$(V)) -lev
+
 -include $(OBJ:.o=.d) $(wildcard $(BUILD)/unit/*.d $(BUILD)/fuzz/*.d)

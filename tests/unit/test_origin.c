@@ -204,7 +204,7 @@ static const struct match_case match_cases[] = {
     {"a.example", "https://a.example", true},
     {"a.example", "ws://a.example", true},
     {"a.example", "ftp://a.example", false},
-    {"a.example", "wss://a.example", false},
+    {"a.example", "wss://a.example", true},
     {"a.example", "ftp://a.example", false},
     {"a.example", "chrome-extension://a.example", false},
     {"a.example:*", "ftp://a.example", false},
