@@ -32,14 +32,15 @@ struct config {
     int64_t log_level, log_format;
     int64_t max_connections; /* 0 is auto: the file limit less a reserve */
     int64_t max_connections_per_address;
-    int64_t max_head, max_frame, max_message, send_limit, read_ahead, vm_memory;
+    int64_t max_head, max_body, max_frame, max_message, send_limit, read_ahead, vm_memory;
     int64_t reassembly_limit, queue_limit, inbox_limit;
     int64_t on_slow; /* enum config_on_slow */
     int64_t max_tasks;
     double handshakes_per_second, messages_per_second;
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
     double handler_budget, load_budget;
-    bool abort_stuck;
+    double keep_alive_timeout, body_timeout, request_timeout, send_timeout;
+    bool abort_stuck, gzip;
 };
 
 enum config_type {

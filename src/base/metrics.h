@@ -24,8 +24,11 @@
     X(REFUSED_RATE, "tidewire_upgrades_refused_total", "reason=\"rate\"", "counter", "")                     \
     X(REFUSED_SCRIPT, "tidewire_upgrades_refused_total", "reason=\"script\"", "counter", "")                 \
     X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
-    X(HTTP_4XX, "tidewire_http_responses_total", "class=\"4xx\"", "counter",                                 \
+    X(HTTP_REQUESTS, "tidewire_http_requests_total", "", "counter", "HTTP requests, handshakes too.")        \
+    X(HTTP_2XX, "tidewire_http_responses_total", "class=\"2xx\"", "counter",                                 \
       "HTTP answers by class of status.")                                                                    \
+    X(HTTP_3XX, "tidewire_http_responses_total", "class=\"3xx\"", "counter", "")                             \
+    X(HTTP_4XX, "tidewire_http_responses_total", "class=\"4xx\"", "counter", "")                             \
     X(HTTP_5XX, "tidewire_http_responses_total", "class=\"5xx\"", "counter", "")                             \
     X(MESSAGES_IN, "tidewire_messages_received_total", "", "counter", "Whole WebSocket messages received.")  \
     X(MESSAGES_OUT, "tidewire_messages_sent_total", "", "counter", "WebSocket messages queued for sending.") \
@@ -51,7 +54,7 @@
     X(HANDLER_CUT, "tidewire_handler_errors_total", "reason=\"budget\"", "counter", "")                      \
     X(TASKS, "tidewire_tasks", "", "gauge", "Suspended handlers and functions.")                             \
     X(TASKS_CANCELLED, "tidewire_tasks_cancelled_total", "", "counter",                                      \
-      "Suspended handlers and functions that were cancelled.")                                        \
+      "Suspended handlers and functions that were cancelled.")                                               \
     X(TIMERS, "tidewire_timers", "", "gauge", "Lua timers that are set.")                                    \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
     X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \

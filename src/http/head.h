@@ -55,6 +55,7 @@ enum head_flag {
 struct head {
     _Atomic uint32_t refs;
     uint64_t content_length;
+    uint64_t id;             /* of the request, unique in this process; the HTTP side sets it */
     struct head_span target; /* as sent */
     struct head_span path;   /* absolute path, still percent-encoded; "*" for OPTIONS * */
     struct head_span query;  /* after the '?', which is not part of it; empty when there is none */

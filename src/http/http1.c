@@ -1,29 +1,52 @@
 /* SPDX-License-Identifier: MIT
- * The HTTP side of a connection. */
+ * The HTTP/1.x side of a connection. */
 #include "http/http1.h"
 
+#include <assert.h>
 #include <netinet/in.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include <llhttp.h>
+
+#include "base/clock.h"
+#include "http/accept.h"
+#include "http/chunked.h"
 #include "net/peers.h"
 
 #define HTTP1_LINGER_S      2.0
 #define HTTP1_STOP_GRACE_S  1.0 /* for a request that was on its way when the server stopped */
 #define HTTP1_PROBE_S       1.0 /* between two looks at a peer that is not being read */
-#define HTTP1_REFUSAL_SLACK 64  /* connections beyond the limit that are told 503 rather than just closed */
+#define HTTP1_TURN_MS       5   /* how long one connection's requests are answered before the others' */
+#define HTTP1_REFUSAL_SLACK 64  /* connections beyond the limit that are told so rather than just closed */
 
-/* Connections that are only being told 503; they take nobody's place. */
+/* Connections that are only being told that there is no room; they take nobody's place. */
 static _Atomic uint64_t http1_refused;
 
+enum http1_state { HTTP1_HEAD, HTTP1_BODY, HTTP1_ASKED };
+
 struct http1 {
-    struct buf partial; /* a head that did not come in one piece; or what came behind one, early */
+    struct buf in; /* HEAD: one that is not whole; ASKED: what came behind the request */
     struct head_scan scan;
-    uint32_t due; /* tick of the worker's wheel at which handshake_timeout is over */
-    bool refused;
+    uint32_t due;      /* tick of the worker's wheel at which what is being waited for is too late */
+    struct head *head; /* of the request at hand */
+    struct buf body;
+    size_t max_body;
+    uint64_t body_left; /* of one with a length */
+    struct chunked chunked;
     void *request; /* put off; or NULL */
+    uint8_t state; /* enum http1_state */
+    bool refused : 1;
+    bool keep : 1;       /* the connection, after this request */
+    bool streaming : 1;  /* its answer is */
+    bool chunks : 1;     /* in chunks */
+    bool mute : 1;       /* without a body: HEAD, 204, 304 */
+    bool answered : 1;   /* a request, before the one at hand */
+    bool ended : 1;      /* the peer has ended its side */
+    bool needs_peer : 1; /* the request that was put off is off when it does */
     union {
         struct sockaddr any;
         struct sockaddr_in in;
@@ -31,214 +54,557 @@ struct http1 {
     } peer;
 };
 
-static void http1_free(struct http1 *h)
+static const struct conn_ops http1_ops;
+
+static const struct http1_handler *http1_handler_of(const struct conn *c)
 {
-    buf_fini(&h->partial);
+    return c->worker->layer[WORKER_HTTP];
+}
+
+static void http1_drop_body(struct conn *c, struct http1 *h)
+{
+    metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->body.cap);
+    buf_fini(&h->body);
+}
+
+static void http1_free(struct conn *c, struct http1 *h)
+{
+    http1_drop_body(c, h);
+    buf_fini(&h->in);
+    head_unref(h->head);
     free(h);
+}
+
+/* ---- deadlines ---- */
+
+/* Sets when what is being waited for is too late. */
+static void http1_wait(struct conn *c, double seconds)
+{
+    struct http1 *h = conn_session(c);
+    h->due = c->worker->wheel.now + (uint32_t)(seconds * 1000 / WHEEL_TICK_MS);
+    conn_set_deadline(c, seconds);
+}
+
+static bool http1_is_stopping(const struct conn *c)
+{
+    return c->worker->stopping;
+}
+
+static void http1_wait_for_head(struct conn *c)
+{
+    const struct config *config = c->worker->config;
+    http1_wait(c, http1_is_stopping(c) ? HTTP1_STOP_GRACE_S : config->keep_alive_timeout);
+}
+
+/* ---- answers ---- */
+
+/* The request at hand is answered. */
+static void http1_done(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    bool put_off = h->request != NULL;
+    h->request = NULL;
+    h->streaming = false;
+    h->answered = true;
+    h->state = HTTP1_HEAD;
+    http1_drop_body(c, h);
+    head_unref(h->head);
+    h->head = NULL;
+    c->sips = false;
+    if (!h->keep || http1_is_stopping(c)) {
+        conn_finish(c, HTTP1_LINGER_S);
+        return;
+    }
+    http1_wait_for_head(c);
+    if (!put_off)
+        return;
+    struct buf early = h->in;
+    h->in = (struct buf)BUF_INIT;
+    conn_resume(c, early.data, early.len);
+    buf_fini(&early);
 }
 
 static void http1_count(struct worker *w, int status)
 {
-    metrics_add(w->metrics, status >= 500 ? METRIC_HTTP_5XX : METRIC_HTTP_4XX, 1);
+    metrics_add(w->metrics,
+                status >= 500   ? METRIC_HTTP_5XX
+                : status >= 400 ? METRIC_HTTP_4XX
+                : status >= 300 ? METRIC_HTTP_3XX
+                                : METRIC_HTTP_2XX,
+                1);
 }
 
-void http1_refuse(struct conn *c, const struct response_error *r)
+/* Everything before the body. `length` is the line that says how long that is. */
+static void http1_send_head(struct conn *c, const struct response *r, const char *length)
 {
-    struct buf answer = BUF_INIT;
-    if (response_write_error(&answer, r) < 0 || conn_send(c, answer.data, answer.len) < 0)
-        conn_close(c);
-    buf_fini(&answer);
     struct http1 *h = conn_session(c);
-    h->request = NULL;
+    char lines[RESPONSE_LINES];
+    bool keep = h->keep && !http1_is_stopping(c);
+    bool old = h->head != NULL && h->head->minor == 0;
+    const char *connection = r->status == 426 ? "Connection: Upgrade, close\r\n\r\n"
+                             : !keep          ? "Connection: close\r\n\r\n"
+                             : old            ? "Connection: keep-alive\r\n\r\n"
+                                              : "\r\n";
+    h->keep = keep && r->status != 426;
     http1_count(c->worker, r->status);
-    conn_finish(c, HTTP1_LINGER_S);
+    conn_send(c, lines, response_first_lines(r->status, r->type, lines));
+    conn_send(c, length, strlen(length));
+    if (r->fields_len > 0)
+        conn_send(c, r->fields, r->fields_len);
+    conn_send(c, connection, strlen(connection));
 }
 
-static void http1_refuse_with(struct conn *c, int status, const char *detail)
+void http1_answer(struct conn *c, const struct response *r)
 {
-    http1_refuse(c, &(struct response_error){.status = status, .detail = detail});
+    const struct http1 *h = conn_session(c);
+    bool mute = (h->head != NULL && h->head->method == HTTP_HEAD) || !response_has_body(r->status);
+    char length[48] = "";
+    if (response_has_body(r->status))
+        snprintf(length, sizeof length, "Content-Length: %zu\r\n", r->body_len);
+    http1_send_head(c, r, length);
+    if (!mute && r->body_len > 0)
+        conn_send(c, r->body, r->body_len);
+    http1_done(c);
 }
 
-/* As http1_refuse_with, for a head that is there but not parsed. */
-static void http1_refuse_head(struct conn *c, const uint8_t *head, size_t len, int status, const char *detail)
+static bool http1_wants_json(const struct http1 *h)
 {
-    bool head_only = len > 5 && memcmp(head, "HEAD ", 5) == 0;
-    http1_refuse(c, &(struct response_error){.status = status, .detail = detail, .head_only = head_only});
+    const char *accept;
+    size_t len;
+    return h->head != NULL && head_single(h->head, "Accept", &accept, &len) &&
+           accept_prefers_json(accept, len);
 }
 
-void http1_put_off(struct conn *c, void *request)
+void http1_error(struct conn *c, int status, const char *detail, const char *fields)
+{
+    bool json = http1_wants_json(conn_session(c));
+    struct buf page = BUF_INIT;
+    if (response_error_page(&page, status, detail, json) < 0)
+        page.len = 0;
+    http1_answer(c, &(struct response){
+                        .status = status,
+                        .fields = fields,
+                        .fields_len = fields != NULL ? strlen(fields) : 0,
+                        .type = json ? RESPONSE_JSON : RESPONSE_TEXT,
+                        .body = page.data,
+                        .body_len = page.len,
+                    });
+    buf_fini(&page);
+}
+
+void http1_last(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    h->keep = false;
+}
+
+/* What cannot be read on: the connection ends after this. */
+static void http1_fail(struct conn *c, int status, const char *detail)
+{
+    http1_last(c);
+    http1_error(c, status, detail, NULL);
+}
+
+/* ---- streamed answers ---- */
+
+void http1_stream(struct conn *c, const struct response *r)
+{
+    struct http1 *h = conn_session(c);
+    h->mute = h->head->method == HTTP_HEAD || !response_has_body(r->status);
+    h->chunks = h->head->minor > 0;
+    h->streaming = true;
+    if (!h->chunks) /* HTTP/1.0 knows no chunks: the end of the connection is the end of the body */
+        h->keep = false;
+    http1_send_head(c, r, h->chunks && response_has_body(r->status) ? "Transfer-Encoding: chunked\r\n" : "");
+}
+
+void http1_stream_piece(struct conn *c, const void *data, size_t len)
+{
+    const struct http1 *h = conn_session(c);
+    char size[24];
+    if (h->mute || len == 0)
+        return;
+    if (!h->chunks) {
+        conn_send(c, data, len);
+        return;
+    }
+    conn_send(c, size, (size_t)snprintf(size, sizeof size, "%zx\r\n", len));
+    conn_send(c, data, len);
+    conn_send(c, "\r\n", 2);
+}
+
+void http1_stream_end(struct conn *c, bool whole)
+{
+    struct http1 *h = conn_session(c);
+    if (whole && h->chunks && !h->mute)
+        conn_send(c, "0\r\n\r\n", 5);
+    else if (!whole)
+        h->keep = false;
+    http1_done(c);
+}
+
+/* ---- requests that take their time ---- */
+
+void http1_put_off(struct conn *c, void *request, double seconds, bool needs_peer)
 {
     struct http1 *h = conn_session(c);
     h->request = request;
+    h->needs_peer = needs_peer;
     c->sips = true;
+    http1_wait(c, seconds > 0 ? seconds : 1e7);
 }
 
-void http1_hand_over(struct conn *c, const struct conn_ops *ops, void *session)
-{
-    struct http1 *h = conn_session(c);
-    bool put_off = h->request != NULL;
-    struct buf early = h->partial;
-    h->partial = (struct buf)BUF_INIT;
-    http1_free(h);
-    conn_set_session(c, ops, session);
-    if (put_off)
-        conn_resume(c, early.data, early.len);
-    buf_fini(&early);
-}
-
-/* ---- the head ---- */
-
-static const struct conn_ops http1_ops;
-
-/* `data` goes on where h->partial ends; all of it is taken. */
-static size_t http1_gather(struct conn *c, const uint8_t *data, size_t len)
-{
-    struct http1 *h = conn_session(c);
-    if (buf_append(&h->partial, data, len) < 0)
-        conn_close(c);
-    return len;
-}
-
-/* What comes behind a request that was put off. */
+/* What comes behind a request that is ASKED. */
 static size_t http1_keep_early(struct conn *c, const uint8_t *data, size_t len)
 {
-    const struct http1 *h = conn_session(c);
-    http1_gather(c, data, len);
-    if (c->state == CONN_OPEN && h->partial.len > (size_t)c->worker->config->read_ahead) {
+    struct http1 *h = conn_session(c);
+    if (buf_append(&h->in, data, len) < 0)
+        conn_close(c);
+    else if (h->in.len > (size_t)c->worker->config->read_ahead) {
         conn_pause(c);
         conn_set_deadline(c, HTTP1_PROBE_S);
     }
     return len;
 }
 
-/* `data` starts with a whole head of `head_len` bytes; the rest belongs to what follows it. */
-static size_t http1_on_head(struct conn *c, uint8_t *data, size_t head_len, size_t len)
+static void http1_give_up_request(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    void *request = h->request;
+    h->request = NULL;
+    if (request != NULL)
+        http1_handler_of(c)->on_gone(c, request);
+}
+
+void http1_hand_over(struct conn *c, const struct conn_ops *ops, void *session)
+{
+    struct http1 *h = conn_session(c);
+    bool put_off = h->request != NULL;
+    struct buf early = h->in;
+    h->in = (struct buf)BUF_INIT;
+    http1_free(c, h);
+    conn_set_session(c, ops, session);
+    if (put_off)
+        conn_resume(c, early.data, early.len);
+    buf_fini(&early);
+}
+
+/* ---- the body ---- */
+
+static void http1_ask(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    struct buf body = h->body;
+    size_t counted = body.cap;
+    h->state = HTTP1_ASKED;
+    h->body = (struct buf)BUF_INIT;
+    metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, counted);
+    http1_handler_of(c)->on_request(c, h->head, &body);
+    buf_fini(&body);
+}
+
+static bool http1_take_body(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    size_t before = h->body.cap;
+    if (len > h->max_body - h->body.len) {
+        http1_fail(c, 413, "The request's body is longer than max_body allows.");
+        return false;
+    }
+    if (h->body.cap - h->body.len < len &&
+        metrics_sum(METRIC_REASSEMBLY_BYTES) + len > (uint64_t)c->worker->config->reassembly_limit) {
+        metrics_add(c->worker->metrics, METRIC_REASSEMBLY_REFUSED, 1);
+        http1_fail(c, 503, "The server is receiving too much at once; try again later.");
+        return false;
+    }
+    if (buf_append(&h->body, data, len) < 0) {
+        http1_fail(c, 500, "The server is out of memory.");
+        return false;
+    }
+    metrics_add(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->body.cap - before);
+    return true;
+}
+
+static size_t http1_read_length(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    size_t n = len < h->body_left ? len : (size_t)h->body_left;
+    if (!http1_take_body(c, data, n))
+        return len;
+    h->body_left -= n;
+    if (h->body_left == 0)
+        http1_ask(c);
+    return n;
+}
+
+static size_t http1_read_chunks(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    size_t at = 0, used, piece_len;
+    const uint8_t *piece;
+    for (;;) {
+        int got = chunked_feed(&h->chunked, data + at, len - at, &used, &piece, &piece_len);
+        at += used;
+        if (got == CHUNKED_PIECE && http1_take_body(c, piece, piece_len))
+            continue;
+        if (got == CHUNKED_MORE)
+            return len;
+        if (got == CHUNKED_END)
+            http1_ask(c);
+        else if (got == CHUNKED_BAD)
+            http1_fail(c, 400, "The request's body is not well-formed chunks.");
+        return c->state == CONN_OPEN ? at : len;
+    }
+}
+
+static size_t http1_read_body(struct conn *c, const uint8_t *data, size_t len)
 {
     const struct http1 *h = conn_session(c);
-    struct head *head;
+    http1_wait(c, c->worker->config->body_timeout);
+    return h->head->flags & HEAD_CHUNKED ? http1_read_chunks(c, data, len) : http1_read_length(c, data, len);
+}
+
+/* ---- the head ---- */
+
+static void http1_begin_body(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    const struct head *head = h->head;
+    bool chunked = (head->flags & HEAD_CHUNKED) != 0;
+    if (!chunked && head->content_length == 0) {
+        http1_ask(c);
+        return;
+    }
+    if (!chunked && head->content_length > h->max_body) {
+        http1_fail(c, 413, "The request's body is longer than max_body allows.");
+        return;
+    }
+    h->state = HTTP1_BODY;
+    h->body_left = head->content_length;
+    memset(&h->chunked, 0, sizeof h->chunked);
+    if ((head->flags & HEAD_EXPECT_CONTINUE) && head->minor > 0)
+        conn_send(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    http1_wait(c, c->worker->config->body_timeout);
+}
+
+static void http1_on_head(struct conn *c, const char *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
     struct head_fault fault;
-    if (c->worker->stopping) {
-        http1_refuse_head(c, data, head_len, 503, "The server is stopping.");
-        return len;
+    if (http1_is_stopping(c)) {
+        http1_fail(c, 503, "The server is stopping.");
+        return;
     }
-    if (head_parse((const char *)data, head_len, &head, &fault) < 0) {
-        http1_refuse_head(c, data, head_len, fault.status, fault.reason);
-        return len;
+    if (head_parse(data, len, &h->head, &fault) < 0) {
+        h->head = NULL;
+        http1_fail(c, fault.status, fault.reason);
+        return;
     }
-    head_set_remote(head, &h->peer.any);
-    const struct http1_handler *handler = c->worker->layer[WORKER_HTTP];
-    handler->on_request(c, head);
-    if (c->state != CONN_OPEN || len == head_len)
-        return len;
-    if (c->ops != &http1_ops)
-        return head_len + c->ops->on_data(c, data + head_len, len - head_len);
-    return head_len + http1_keep_early(c, data + head_len, len - head_len);
+    head_set_remote(h->head, &h->peer.any);
+    h->head->id = ++c->worker->request_seq * c->worker->count + (c->worker->index - 1);
+    metrics_add(c->worker->metrics, METRIC_HTTP_REQUESTS, 1);
+    memset(&h->scan, 0, sizeof h->scan);
+    h->state = HTTP1_ASKED;
+    h->keep = (h->head->flags & HEAD_KEEP_ALIVE) != 0 && !h->ended;
+    if (http1_handler_of(c)->on_head(c, h->head, &h->max_body))
+        http1_begin_body(c);
 }
 
 static void http1_on_bad_bytes(struct conn *c, uint8_t first)
 {
     bool tls = first == 0x16; /* a TLS record of type handshake */
-    http1_refuse_with(c, 400,
-                      tls ? "This port speaks plain HTTP and WebSocket (http://, ws://), not TLS."
-                          : "The request has a control character or a line that does not end with CR LF.");
+    http1_fail(c, 400,
+               tls ? "This port speaks plain HTTP and WebSocket (http://, ws://), not TLS."
+                   : "The request has a control character or a line that does not end with CR LF.");
+}
+
+/* `all` bytes of a head, from its first one, are there. Returns its length, 0 when it is not whole. */
+static size_t http1_find_head(struct conn *c, const uint8_t *head, size_t all)
+{
+    struct http1 *h = conn_session(c);
+    size_t limit = (size_t)c->worker->config->max_head;
+    long end = head_scan(&h->scan, (const char *)head, all < limit ? all : limit);
+    if (end > 0)
+        return (size_t)end;
+    if (end < 0)
+        http1_on_bad_bytes(c, head[0]);
+    else if (all >= limit)
+        http1_fail(c, 431, "The request line and headers are longer than max_head allows.");
+    return 0;
+}
+
+/* Bytes of a head, or what is behind it. Returns how many were used. */
+static size_t http1_read_head(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    size_t before = h->in.len;
+    if (before == 0) {
+        size_t end = http1_find_head(c, data, len);
+        if (end > 0) {
+            http1_on_head(c, (const char *)data, end);
+            return end;
+        }
+        if (c->state == CONN_OPEN)
+            http1_wait(c, c->worker->config->handshake_timeout);
+    }
+    if (c->state != CONN_OPEN)
+        return len;
+    if (buf_append(&h->in, data, len) < 0) {
+        conn_close(c);
+        return len;
+    }
+    size_t end = before > 0 ? http1_find_head(c, (uint8_t *)h->in.data, h->in.len) : 0;
+    if (end == 0)
+        return len;
+    struct buf whole = h->in; /* outlives the session when it is handed over */
+    h->in = (struct buf)BUF_INIT;
+    http1_on_head(c, whole.data, end);
+    buf_fini(&whole);
+    return end - before;
+}
+
+/* A peer that asks faster than it takes the answers is not read until it has. */
+static bool http1_is_full(const struct conn *c)
+{
+    return c->out.bytes > CONN_READ_STOP;
+}
+
+static size_t http1_pause(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    if (len > 0 && buf_append(&h->in, data, len) < 0) {
+        conn_close(c);
+        return len;
+    }
+    c->tell_drained = true;
+    conn_pause(c);
+    return len;
 }
 
 static size_t http1_on_data(struct conn *c, uint8_t *data, size_t len)
 {
-    struct http1 *h = conn_session(c);
-    size_t limit = (size_t)c->worker->config->max_head, before = h->partial.len, all = before + len;
-    uint8_t *head = data;
-    if (h->request != NULL)
-        return http1_keep_early(c, data, len);
-    if (before > 0) {
-        http1_gather(c, data, len);
-        if (c->state != CONN_OPEN)
-            return len;
-        head = (uint8_t *)h->partial.data;
+    size_t at = 0;
+    uint64_t end_of_turn = 0; /* not asked for until there is a second request */
+    while (at < len && c->state == CONN_OPEN && c->ops == &http1_ops) {
+        const struct http1 *h = conn_session(c);
+        if (h->state == HTTP1_ASKED)
+            return at + http1_keep_early(c, data + at, len - at);
+        if (h->state == HTTP1_BODY)
+            at += http1_read_body(c, data + at, len - at);
+        else if (at > 0 && http1_is_full(c))
+            return at + http1_pause(c, data + at, len - at);
+        else if (end_of_turn != 0 && clock_coarse_ms() > end_of_turn)
+            return at;
+        else {
+            at += http1_read_head(c, data + at, len - at);
+            if (end_of_turn == 0 && at < len)
+                end_of_turn = clock_coarse_ms() + HTTP1_TURN_MS;
+        }
     }
-    long end = head_scan(&h->scan, (const char *)head, all < limit ? all : limit);
-    if (end < 0)
-        http1_on_bad_bytes(c, head[0]);
-    else if (end > 0) {
-        struct buf keep = h->partial; /* outlives the session when it is handed over */
-        h->partial = (struct buf)BUF_INIT;
-        size_t used = http1_on_head(c, head, (size_t)end, all);
-        buf_fini(&keep);
-        return used - before;
-    } else if (all >= limit)
-        http1_refuse_with(c, 431, "The request line and headers are longer than max_head allows.");
-    else if (before == 0)
-        http1_gather(c, data, len);
+    if (at < len && c->state == CONN_OPEN)
+        return at + c->ops->on_data(c, data + at, len - at);
     return len;
 }
 
 /* ---- the other events ---- */
 
-static void http1_give_up_request(struct conn *c)
-{
-    struct http1 *h = conn_session(c);
-    const struct http1_handler *handler = c->worker->layer[WORKER_HTTP];
-    void *request = h->request;
-    h->request = NULL;
-    if (request != NULL)
-        handler->on_gone(c, request);
-}
-
 static void http1_on_eof(struct conn *c)
 {
-    const struct http1 *h = conn_session(c);
-    if (h->request == NULL && h->partial.len > 0)
-        http1_refuse_with(c, 400, "The request ended before its headers did.");
+    struct http1 *h = conn_session(c);
+    if (h->state == HTTP1_ASKED && h->request != NULL && !h->needs_peer) {
+        h->ended = true; /* it may still read: the answer follows */
+        h->keep = false;
+        conn_pause(c);
+        conn_set_deadline(c, HTTP1_PROBE_S);
+    } else if (h->state == HTTP1_HEAD && h->in.len > 0)
+        http1_fail(c, 400, "The request ended before its headers did.");
+    else if (h->state == HTTP1_BODY)
+        http1_fail(c, 400, "The request ended before its body did.");
+    else if (c->out.bytes > 0)
+        conn_finish(c, HTTP1_LINGER_S);
     else
         conn_close(c);
 }
 
-/* The deadline while a request is put off: handshake_timeout, or a look at a peer that is not being read. */
+/* The deadline while a request is put off: its time is over, or a look at a peer that is not being read. */
 static void http1_on_wait(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    const struct wheel *wheel = &c->worker->wheel;
-    int32_t left = (int32_t)(h->due - wheel->now);
-    if (c->worker->stopping || left <= 0) {
+    int32_t left = (int32_t)(h->due - c->worker->wheel.now);
+    if (!h->streaming && (http1_is_stopping(c) || left <= 0)) {
         http1_give_up_request(c);
-        http1_refuse_with(c, 503,
-                          c->worker->stopping ? "The server is stopping."
-                                              : "The decision took longer than handshake_timeout.");
-    } else if (c->paused && conn_peer_gone(c, true))
+        http1_fail(c, 503,
+                   http1_is_stopping(c) ? "The server is stopping."
+                                        : "The answer took longer than the server's time limit.");
+    } else if (c->paused && conn_peer_gone(c, h->needs_peer))
         conn_close(c);
     else {
-        double seconds = left * WHEEL_TICK_MS / 1000.0;
+        double seconds = left > 0 ? left * WHEEL_TICK_MS / 1000.0 : HTTP1_PROBE_S;
         conn_set_deadline(c, c->paused && seconds > HTTP1_PROBE_S ? HTTP1_PROBE_S : seconds);
     }
+}
+
+/* Whether the peer goes on taking what it is sent; then it gets more time. */
+static bool http1_is_taking(struct conn *c)
+{
+    uint32_t since = c->worker->wheel.now - c->last_sent;
+    double left = c->worker->config->send_timeout - since * (WHEEL_TICK_MS / 1000.0);
+    if (c->out.bytes == 0 || left <= 0)
+        return false;
+    conn_set_deadline(c, left);
+    return true;
 }
 
 static void http1_on_timeout(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    if (c->state != CONN_OPEN)
+    if (c->out.bytes > 0) {
+        if (!http1_is_taking(c))
+            conn_close(c);
+    } else if (c->state != CONN_OPEN)
         conn_close(c);
     else if (h->request != NULL)
         http1_on_wait(c);
-    else if (c->worker->stopping && h->partial.len == 0)
-        conn_close(c); /* nothing was asked */
-    else if (c->worker->stopping)
-        http1_refuse_with(c, 503, "The server is stopping.");
+    else if (h->state == HTTP1_HEAD && h->in.len == 0 && (h->answered || http1_is_stopping(c)))
+        conn_close(c); /* nothing was asked, or nothing more */
+    else if (http1_is_stopping(c))
+        http1_fail(c, 503, "The server is stopping.");
     else
-        http1_refuse_with(c, 408, "The request's headers did not arrive within handshake_timeout.");
+        http1_fail(c, 408,
+                   h->state == HTTP1_BODY ? "The request's body did not arrive within body_timeout."
+                                          : "The request's headers did not arrive within handshake_timeout.");
 }
 
 static void http1_on_stop(struct conn *c)
 {
-    conn_set_deadline(c, HTTP1_STOP_GRACE_S);
+    const struct http1 *h = conn_session(c);
+    if (h->request == NULL || !h->streaming)
+        conn_set_deadline(c, HTTP1_STOP_GRACE_S);
+}
+
+/* The queue has emptied. */
+static void http1_on_later(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    if (c->state != CONN_OPEN || c->out.bytes > 0)
+        return;
+    if (h->request != NULL)
+        http1_handler_of(c)->on_drained(c, h->request);
+    else if (c->paused) {
+        struct buf rest = h->in;
+        h->in = (struct buf)BUF_INIT;
+        conn_resume(c, rest.data, rest.len);
+        buf_fini(&rest);
+    }
 }
 
 static void http1_on_dead(struct conn *c)
 {
-    const struct http1 *h = conn_session(c);
+    struct http1 *h = conn_session(c);
     http1_give_up_request(c);
     if (h->refused)
         atomic_fetch_sub(&http1_refused, 1);
-    http1_free(conn_session(c));
+    http1_free(c, h);
 }
 
 static const struct conn_ops http1_ops = {
@@ -246,28 +612,30 @@ static const struct conn_ops http1_ops = {
     .on_eof = http1_on_eof,
     .on_timeout = http1_on_timeout,
     .on_stop = http1_on_stop,
+    .on_later = http1_on_later,
     .on_dead = http1_on_dead,
 };
 
+/* ---- accepting ---- */
+
 /* Why a new connection gets no place; status 0 when it does. `*place` is then its place in the count of its
  * address. */
-static struct response_error http1_no_room(struct worker *w, const struct sockaddr *peer, uint32_t *place)
+static int http1_no_room(struct worker *w, const struct sockaddr *peer, uint32_t *place, const char **detail)
 {
     uint64_t limit = (uint64_t)w->config->max_connections;
     uint64_t per_address = (uint64_t)w->config->max_connections_per_address;
     *place = 0;
     if (limit > 0 && worker_total_conns() - atomic_load(&http1_refused) >= limit) {
         metrics_add(w->metrics, METRIC_REFUSED_FULL, 1);
-        return (struct response_error){
-            .status = 503, .detail = "The server has as many connections as it may; try again later."};
+        *detail = "The server has as many connections as it may; try again later.";
+        return 503;
     }
     if (per_address > 0 && (*place = peers_enter(peer, per_address)) == 0) {
         metrics_add(w->metrics, METRIC_REFUSED_ADDRESS, 1);
-        return (struct response_error){
-            .status = 429,
-            .detail = "Your address has as many connections as it may (max_connections_per_address)."};
+        *detail = "Your address has as many connections as it may (max_connections_per_address).";
+        return 429;
     }
-    return (struct response_error){.status = 0};
+    return 0;
 }
 
 static struct http1 *http1_create(const struct sockaddr *peer)
@@ -285,8 +653,9 @@ static struct http1 *http1_create(const struct sockaddr *peer)
 void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer)
 {
     uint32_t place;
-    struct response_error refusal = http1_no_room(w, peer, &place);
-    bool slack = refusal.status == 0 || atomic_load(&http1_refused) < HTTP1_REFUSAL_SLACK;
+    const char *detail;
+    int refusal = http1_no_room(w, peer, &place, &detail);
+    bool slack = refusal == 0 || atomic_load(&http1_refused) < HTTP1_REFUSAL_SLACK;
     struct http1 *h = slack ? http1_create(peer) : NULL;
     struct conn *c = NULL;
     if (h == NULL)
@@ -294,17 +663,15 @@ void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer)
     else
         c = conn_create(w, fd, &http1_ops, h);
     if (c == NULL) {
-        if (h != NULL)
-            http1_free(h);
+        free(h);
         peers_leave(place);
         return;
     }
     c->timer.user = place;
-    h->due = w->wheel.now + (uint32_t)(w->config->handshake_timeout * 1000 / WHEEL_TICK_MS);
-    conn_set_deadline(c, w->stopping ? HTTP1_STOP_GRACE_S : w->config->handshake_timeout);
-    if (refusal.status != 0) {
+    http1_wait(c, w->stopping ? HTTP1_STOP_GRACE_S : w->config->handshake_timeout);
+    if (refusal != 0) {
         h->refused = true;
         atomic_fetch_add(&http1_refused, 1);
-        http1_refuse(c, &refusal);
+        http1_fail(c, refusal, detail);
     }
 }

@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: MIT
- * The HTTP side of a connection: gathers a request's head under a limit and a deadline, hands it up, sends
- * the answer. The thread of its worker. */
+ * The HTTP/1.x side of a connection: reads requests one after the other, under limits and deadlines, hands
+ * them up, and sends the answers in their order. The thread of its worker.
+ *
+ *             head                  body                 answered, and the connection is kept
+ *   HEAD -------------> BODY -----------------+     +------------------------------------------> HEAD
+ *    ^ |                                      v     |
+ *    | +-------- head without body -------> ASKED --+---- http1_hand_over: another protocol
+ *    |                                        |     |
+ *    +----------------------------------------+     +---- answered, not kept: conn_finish
+ *
+ * While a request is ASKED, bytes behind it are kept up to read_ahead; beyond it reading stops. */
 #ifndef TIDEWIRE_HTTP_HTTP1_H
 #define TIDEWIRE_HTTP_HTTP1_H
 
 #include <sys/socket.h>
 
+#include "base/buf.h"
 #include "http/head.h"
 #include "http/response.h"
 #include "net/conn.h"
@@ -13,24 +23,41 @@
 
 /* What becomes of a request; set as worker->layer[WORKER_HTTP]. */
 struct http1_handler {
-    /* Takes `head` over. Must answer with http1_refuse, take the connection over with http1_hand_over, or put
-     * it off with http1_put_off, before it returns. Bytes that came after the head are then given to the new
-     * ops. */
-    void (*on_request)(struct conn *c, struct head *head);
-    /* A request that was put off is off: the peer has gone, or it took longer than handshake_timeout (which
-     * has been answered). `request` is not asked for again. */
+    /* A head has come. True: its body, of at most *max_body bytes, is to be read before on_request (also when
+     * there is none). False: it has been answered, put off, or has become another protocol. */
+    bool (*on_head)(struct conn *c, struct head *head, size_t *max_body);
+    /* A whole request. Must answer (http1_answer, http1_error, http1_stream), put off, or hand over. May take
+     * *body. The head stays the connection's until the answer: head_ref keeps it. */
+    void (*on_request)(struct conn *c, struct head *head, struct buf *body);
+    /* A request that was put off is off: the peer has gone, or it took too long (which has been answered).
+     * `request` is not asked for again. */
     void (*on_gone)(struct conn *c, void *request);
+    /* What was streamed for it has left the queue. */
+    void (*on_drained)(struct conn *c, void *request);
 };
 
-/* worker_hooks.on_accept: starts a connection in its HTTP phase, or answers 503 beyond max_connections. */
+/* worker_hooks.on_accept: starts a connection in its HTTP phase, or refuses it. */
 void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer);
 
-/* Answers with an error and ends the connection politely. */
-void http1_refuse(struct conn *c, const struct response_error *r);
+/* Answers the request at hand. */
+void http1_answer(struct conn *c, const struct response *r);
 
-/* The answer comes later. Until then bytes that arrive are kept, up to read_ahead; beyond it reading stops.
- * `request` is not NULL. */
-void http1_put_off(struct conn *c, void *request);
+/* Answers it with the server's own words: `detail` is one sentence that says what to do, `fields` are more
+ * header lines; either may be NULL. */
+void http1_error(struct conn *c, int status, const char *detail, const char *fields);
+
+/* The connection ends after the answer to the request at hand. */
+void http1_last(struct conn *c);
+
+/* The answer comes later: within `seconds`, or it is a 503; 0 is no such limit. With `needs_peer` the request
+ * is off when the peer ends its side, not only when it has gone. `request` is not NULL. */
+void http1_put_off(struct conn *c, void *request, double seconds, bool needs_peer);
+
+/* An answer whose length is not known: r->body is ignored. Then pieces, then the end, which may be an early
+ * one (`whole` is false): the client can tell. With HEAD, and for a status without a body, pieces vanish. */
+void http1_stream(struct conn *c, const struct response *r);
+void http1_stream_piece(struct conn *c, const void *data, size_t len);
+void http1_stream_end(struct conn *c, bool whole);
 
 /* The connection speaks another protocol from now on: frees the HTTP session and puts the new one in its
  * place. */

@@ -2,7 +2,7 @@
  * HTTP answers of the server itself. */
 #include "http/response.h"
 
-#include <string.h>
+#include <stdio.h>
 #include <time.h>
 
 /* RFC 9110, 15; RFC 6585; RFC 7725; RFC 8470. */
@@ -66,30 +66,50 @@ const char *response_reason(int status)
     return "Error";
 }
 
-/* IMF-fixdate (RFC 9110, 5.6.7). */
-static void response_date(char out[40])
+/* IMF-fixdate (RFC 9110, 5.6.7), made once a second. */
+static const char *response_date(void)
 {
+    static _Thread_local struct {
+        time_t when;
+        char text[40];
+    } last;
     time_t now = time(NULL);
-    struct tm tm;
-    gmtime_r(&now, &tm);
-    strftime(out, 40, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+    if (now != last.when) {
+        struct tm tm;
+        gmtime_r(&now, &tm);
+        strftime(last.text, sizeof last.text, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        last.when = now;
+    }
+    return last.text;
 }
 
-int response_write_error(struct buf *out, const struct response_error *r)
+size_t response_first_lines(int status, const char *type, char out[RESPONSE_LINES])
 {
-    const char *reason = response_reason(r->status), *detail = r->detail != NULL ? r->detail : "";
-    char date[40];
-    response_date(date);
-    size_t length =
-        r->body != NULL ? r->body_len : 4 + strlen(reason) + 1 + (*detail != '\0' ? strlen(detail) + 1 : 0);
-    int rc = buf_printf(out,
-                        "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"
-                        "Content-Length: %zu\r\n%s%s\r\n",
-                        r->status, reason, date, length, r->fields != NULL ? r->fields : "",
-                        r->status == 426 ? "Connection: Upgrade, close\r\n" : "Connection: close\r\n");
-    if (rc < 0 || r->head_only)
-        return rc;
-    if (r->body != NULL)
-        return buf_append(out, r->body, r->body_len);
-    return buf_printf(out, "%d %s\n%s%s", r->status, reason, detail, *detail != '\0' ? "\n" : "");
+    int n = snprintf(out, RESPONSE_LINES, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, response_reason(status),
+                     response_date());
+    if (type != NULL)
+        n += snprintf(out + n, RESPONSE_LINES - (size_t)n, "Content-Type: %s\r\n", type);
+    return (size_t)n;
+}
+
+/* The sentences are the server's own: nothing in them needs escaping but the quotes. */
+static int response_error_json(struct buf *out, int status, const char *reason, const char *detail)
+{
+    if (buf_printf(out, "{\"status\":%d,\"error\":\"%s\"", status, reason) < 0)
+        return -1;
+    if (detail != NULL && buf_puts(out, ",\"detail\":\"") < 0)
+        return -1;
+    for (const char *p = detail; p != NULL && *p != '\0'; p++)
+        if ((*p == '"' && buf_puts(out, "\\") < 0) || buf_append(out, p, 1) < 0)
+            return -1;
+    return buf_puts(out, detail != NULL ? "\"}\n" : "}\n");
+}
+
+int response_error_page(struct buf *out, int status, const char *detail, bool json)
+{
+    const char *reason = response_reason(status);
+    if (json)
+        return response_error_json(out, status, reason, detail);
+    return buf_printf(out, "%d %s\n%s%s", status, reason, detail != NULL ? detail : "",
+                      detail != NULL ? "\n" : "");
 }

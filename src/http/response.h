@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * HTTP answers of the server itself: status line, fields and a short body for a person. Any thread. */
+ * HTTP answers: the head's lines, and the server's own words for an error. Any thread. */
 #ifndef TIDEWIRE_HTTP_RESPONSE_H
 #define TIDEWIRE_HTTP_RESPONSE_H
 
@@ -11,16 +11,32 @@
 /* "Not Found" for 404; "Error" for a status without a name here. */
 const char *response_reason(int status);
 
-struct response_error {
+/* Whether an answer with that status has a body at all (RFC 9110, 6.4.1). */
+static inline bool response_has_body(int status)
+{
+    return status >= 200 && status != 204 && status != 304;
+}
+
+/* An answer whose body is known. Everything is borrowed. */
+struct response {
     int status;
-    const char *detail; /* one sentence that says what to do, or NULL */
-    const char *body;   /* instead of all words of the server's own; NULL is none */
+    const char *fields; /* header lines, each with its CR LF; NULL is none */
+    size_t fields_len;
+    const char *type; /* Content-Type; NULL when `fields` say it, or nothing does */
+    const char *body;
     size_t body_len;
-    const char *fields; /* more header lines, each with CRLF, or NULL */
-    bool head_only;     /* the request was HEAD: everything but the body */
 };
 
-/* Appends a whole answer that ends the connection. 0, or -1 when memory runs out. */
-int response_write_error(struct buf *out, const struct response_error *r);
+#define RESPONSE_LINES 512
+
+/* The status line, Date and, with a type, Content-Type. Returns how long it is; RESPONSE_LINES is enough. */
+size_t response_first_lines(int status, const char *type, char out[RESPONSE_LINES]);
+
+/* The body of an error page: status, reason and one sentence that says what to do (or NULL). Appends; 0, or
+ * -1 when memory runs out. */
+int response_error_page(struct buf *out, int status, const char *detail, bool json);
+
+#define RESPONSE_TEXT "text/plain; charset=utf-8"
+#define RESPONSE_JSON "application/json"
 
 #endif

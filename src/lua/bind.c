@@ -3,19 +3,23 @@
 #include "lua/bind.h"
 
 #include "lua/bind_app.h"
+#include "lua/bind_json.h"
 #include "lua/bind_log.h"
 #include "lua/bind_promise.h"
 #include "lua/bind_req.h"
+#include "lua/bind_request.h"
+#include "lua/bind_route.h"
 #include "lua/bind_task.h"
-#include "lua/bind_upgrade.h"
 #include "lua/bind_ws.h"
 
 static int bind_open(lua_State *L)
 {
     bind_app_open(L);
+    bind_json_open(L);
     bind_log_open(L);
     bind_promise_open(L);
     bind_req_open(L);
+    bind_request_open(L);
     bind_task_open(L);
     bind_ws_open(L);
     return 0;
@@ -23,7 +27,9 @@ static int bind_open(lua_State *L)
 
 const struct vm_bindings bind_all = {
     .open = bind_open,
-    .ws_upgrade = bind_upgrade_on_upgrade,
+    .seal = bind_route_seal,
+    .request = bind_request_run,
+    .stream_forget = bind_request_stream_forget,
     .ws_open = bind_ws_on_open,
     .ws_message = bind_ws_on_message,
     .ws_control = bind_ws_on_control,

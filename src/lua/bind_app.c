@@ -68,14 +68,19 @@ static int bind_app_sealed(lua_State *L)
 void bind_app_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"websocket", bind_route_websocket}, {"send", bind_app_send},    {"close", bind_app_close},
-        {"promise", bind_promise_new},       {"sleep", bind_task_sleep}, {"spawn", bind_task_spawn},
-        {"after", bind_task_after},          {"every", bind_task_every}, {NULL, NULL},
+        {"send", bind_app_send},       {"close", bind_app_close},
+        {"promise", bind_promise_new}, {"sleep", bind_task_sleep},
+        {"spawn", bind_task_spawn},    {"after", bind_task_after},
+        {"every", bind_task_every},    {NULL, NULL},
     };
     const struct vm *vm = vm_of(L);
     lua_newtable(L); /* app itself stays empty, so that every write is seen */
     lua_createtable(L, 0, 4);
     luaL_newlib(L, functions);
+    bind_route_open(L);
+    lua_insert(L, -2);
+    bind_route_add_functions(L, lua_gettop(L) - 1);
+    lua_remove(L, -2);
     lua_pushinteger(L, (lua_Integer)vm->worker);
     lua_setfield(L, -2, "worker");
     lua_pushinteger(L, (lua_Integer)vm->workers);

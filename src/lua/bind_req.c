@@ -7,17 +7,23 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include <lauxlib.h>
 
+#include "http/cookie.h"
+#include "http/form.h"
 #include "http/percent.h"
 #include "http/router.h"
+#include "lua/bind_json.h"
+#include "script/dispatch.h"
 #include "script/vm.h"
 
 #define BIND_REQ_TYPE "tidewire.req"
 
 struct bind_req {
     struct head *head; /* a reference */
+    int fallback;      /* what the server says if nobody else answers; 0 when a route fits */
 };
 
 static void bind_req_push_span(lua_State *L, const struct head *head, struct head_span span)
@@ -101,9 +107,9 @@ static void bind_req_push_query(lua_State *L, const struct head *head)
 void bind_req_push_params(lua_State *L, const struct head *head)
 {
     struct router_match m;
-    router_match(vm_of(L)->router, ROUTER_WEBSOCKET, head_bytes(head) + head->path.at, head->path.len, &m);
-    lua_createtable(L, 0, m.route >= 0 ? m.ncaptures : 0);
-    for (int i = 0; m.route >= 0 && i < m.ncaptures; i++) {
+    int route = dispatch_match(vm_of(L)->router, head, &m);
+    lua_createtable(L, 0, route >= 0 ? m.ncaptures : 0);
+    for (int i = 0; route >= 0 && i < m.ncaptures; i++) {
         bind_req_push_decoded(L, m.captures[i].value, m.captures[i].value_len, false);
         lua_setfield(L, -2, m.captures[i].name);
     }
@@ -140,6 +146,43 @@ static void bind_req_push_context(lua_State *L, const struct head *head)
     lua_newtable(L);
 }
 
+static void bind_req_push_body(lua_State *L, const struct head *head)
+{
+    (void)head;
+    lua_pushliteral(L, ""); /* one that there is was put there at once */
+}
+
+static void bind_req_push_id(lua_State *L, const struct head *head)
+{
+    lua_pushinteger(L, (lua_Integer)head->id);
+}
+
+/* Sets t[name] = value for the table at the top, unless there is one: the first of several counts. */
+static void bind_req_set_first(lua_State *L, const char *name, size_t name_len, const char *value, size_t len)
+{
+    lua_pushlstring(L, name, name_len);
+    lua_pushvalue(L, -1);
+    if (lua_rawget(L, -3) != LUA_TNIL) {
+        lua_pop(L, 2);
+        return;
+    }
+    lua_pop(L, 1);
+    lua_pushlstring(L, value, len);
+    lua_rawset(L, -3);
+}
+
+/* The pairs of all Cookie fields. */
+static void bind_req_push_cookies(lua_State *L, const struct head *head)
+{
+    struct cookie_pair pair;
+    lua_newtable(L);
+    for (int i = head_find(head, "Cookie", 6, 0); i >= 0; i = head_find(head, "Cookie", 6, i + 1)) {
+        struct head_span value = head->fields[i].value;
+        for (size_t at = 0; cookie_next(head_bytes(head) + value.at, value.len, &at, &pair);)
+            bind_req_set_first(L, pair.name, pair.name_len, pair.value, pair.value_len);
+    }
+}
+
 struct bind_req_field {
     const char *name;
     void (*push)(lua_State *L, const struct head *head);
@@ -155,12 +198,31 @@ static const struct bind_req_field bind_req_fields[] = {
     {"headers", bind_req_push_headers, true},
     {"params", bind_req_push_params, true},
     {"context", bind_req_push_context, true},
+    {"cookies", bind_req_push_cookies, true},
+    {"body", bind_req_push_body, true},
+    {"id", bind_req_push_id, false},
 };
 
+/* Pushes the table of what was made for the request at `index`. */
+static void bind_req_push_kept(lua_State *L, int index)
+{
+    if (lua_getiuservalue(L, index, 1) == LUA_TTABLE)
+        return;
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, index, 1);
+}
+
+/* Upvalue 1 is the table of methods. */
 static int bind_req_index(lua_State *L)
 {
     const struct bind_req *req = luaL_checkudata(L, 1, BIND_REQ_TYPE);
     const char *key = luaL_checkstring(L, 2);
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) /* a method */
+        return 1;
+    lua_pop(L, 1);
     for (size_t i = 0; i < sizeof bind_req_fields / sizeof bind_req_fields[0]; i++) {
         const struct bind_req_field *f = &bind_req_fields[i];
         if (strcmp(f->name, key) != 0)
@@ -169,12 +231,7 @@ static int bind_req_index(lua_State *L)
             f->push(L, req->head);
             return 1;
         }
-        if (lua_getiuservalue(L, 1, 1) != LUA_TTABLE) {
-            lua_pop(L, 1);
-            lua_newtable(L);
-            lua_pushvalue(L, -1);
-            lua_setiuservalue(L, 1, 1);
-        }
+        bind_req_push_kept(L, 1);
         if (lua_getfield(L, -1, key) == LUA_TNIL) {
             lua_pop(L, 1);
             f->push(L, req->head);
@@ -183,7 +240,7 @@ static int bind_req_index(lua_State *L)
         }
         return 1;
     }
-    return luaL_error(L, "req has no field '%s'", key);
+    return luaL_error(L, "req has no method or field '%s'", key);
 }
 
 static int bind_req_newindex(lua_State *L)
@@ -203,15 +260,145 @@ void bind_req_push(lua_State *L, struct head *head)
 {
     struct bind_req *req = lua_newuserdatauv(L, sizeof *req, 1);
     req->head = head_ref(head);
+    req->fallback = 0;
     luaL_setmetatable(L, BIND_REQ_TYPE);
+}
+
+void bind_req_push_exchange(lua_State *L, struct exchange *x)
+{
+    bind_req_push(L, x->head);
+    struct bind_req *req = lua_touserdata(L, -1);
+    req->fallback = x->fallback.status;
+    if (x->body.len == 0)
+        return;
+    int index = lua_gettop(L);
+    bind_req_push_kept(L, index);
+    lua_pushlstring(L, x->body.data, x->body.len);
+    lua_setfield(L, -2, "body");
+    lua_settop(L, index);
+    buf_fini(&x->body); /* the string is enough */
+}
+
+bool bind_req_is(lua_State *L, int index)
+{
+    return luaL_testudata(L, index, BIND_REQ_TYPE) != NULL;
+}
+
+int bind_req_fallback(lua_State *L, int index)
+{
+    const struct bind_req *req = luaL_checkudata(L, index, BIND_REQ_TYPE);
+    return req->fallback;
+}
+
+/* ---- bodies ---- */
+
+/* Pushes req.body of the request at 1. */
+static const char *bind_req_body(lua_State *L, size_t *len)
+{
+    luaL_checkudata(L, 1, BIND_REQ_TYPE);
+    lua_settop(L, 1);
+    bind_req_push_kept(L, 1);
+    if (lua_getfield(L, -1, "body") != LUA_TSTRING) {
+        lua_pop(L, 1);
+        lua_pushliteral(L, "");
+    }
+    return lua_tolstring(L, -1, len);
+}
+
+/* req:json(): the value, or nil and a message */
+static int bind_req_json(lua_State *L)
+{
+    size_t len;
+    const char *body = bind_req_body(L, &len);
+    return bind_json_decode(L, body, len);
+}
+
+static void bind_req_set_optional(lua_State *L, const char *name, const char *value, size_t len)
+{
+    if (value == NULL)
+        return;
+    lua_pushlstring(L, value, len);
+    lua_setfield(L, -2, name);
+}
+
+/* Adds a field to the form at `fields`, by name, and to the list at `parts`. */
+static void bind_req_add_part(lua_State *L, int fields, int parts, lua_Integer n,
+                              const struct form_part *part)
+{
+    lua_createtable(L, 0, 4);
+    bind_req_set_optional(L, "name", part->name, part->name_len);
+    bind_req_set_optional(L, "filename", part->filename, part->filename_len);
+    bind_req_set_optional(L, "type", part->type, part->type_len);
+    bind_req_set_optional(L, "value", part->data, part->data_len);
+    lua_rawseti(L, parts, n);
+    lua_pushvalue(L, fields);
+    bind_req_set_first(L, part->name, part->name_len, part->data, part->data_len);
+    lua_pop(L, 1);
+}
+
+/* A struct buf that goes with the garbage: what uses it may raise. */
+static int bind_req_text_gc(lua_State *L)
+{
+    buf_fini(lua_touserdata(L, 1));
+    return 0;
+}
+
+static struct buf *bind_req_new_text(lua_State *L)
+{
+    struct buf *text = lua_newuserdatauv(L, sizeof *text, 0);
+    *text = (struct buf)BUF_INIT;
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, bind_req_text_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    return text;
+}
+
+/* req:form(): {name = value}, and the list of all fields; or nil and a message */
+static int bind_req_form(lua_State *L)
+{
+    const struct bind_req *req = luaL_checkudata(L, 1, BIND_REQ_TYPE);
+    size_t len, type_len = 0;
+    const char *body = bind_req_body(L, &len), *type = "";
+    char boundary[FORM_MAX_BOUNDARY + 1];
+    struct form form;
+    struct form_part part;
+    bool typed = head_single(req->head, "Content-Type", &type, &type_len);
+    bool multipart = typed && form_boundary(type, type_len, boundary) == 0;
+    if (!multipart &&
+        !(typed && type_len >= 33 && strncasecmp(type, "application/x-www-form-urlencoded", 33) == 0)) {
+        lua_pushnil(L);
+        lua_pushliteral(L, "the request's Content-Type is not that of a form");
+        return 2;
+    }
+    struct buf *text = bind_req_new_text(L);
+    form_init(&form, body, len, multipart ? boundary : NULL);
+    lua_newtable(L);
+    lua_newtable(L);
+    int fields = lua_gettop(L) - 1, got;
+    lua_Integer n = 0;
+    while ((got = form_next(&form, text, &part)) == 1)
+        bind_req_add_part(L, fields, fields + 1, ++n, &part);
+    if (got == 0)
+        return 2;
+    lua_pushnil(L);
+    lua_pushstring(L, form.reason);
+    return 2;
 }
 
 void bind_req_open(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"__index", bind_req_index}, {"__newindex", bind_req_newindex}, {"__gc", bind_req_gc}, {NULL, NULL}};
+        {"__newindex", bind_req_newindex}, {"__gc", bind_req_gc}, {NULL, NULL}};
     luaL_newmetatable(L, BIND_REQ_TYPE);
     luaL_setfuncs(L, methods, 0);
+    lua_createtable(L, 0, 2);
+    lua_pushcfunction(L, bind_req_json);
+    lua_setfield(L, -2, "json");
+    lua_pushcfunction(L, bind_req_form);
+    lua_setfield(L, -2, "form");
+    lua_pushcclosure(L, bind_req_index, 1);
+    lua_setfield(L, -2, "__index");
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "__metatable");
     luaL_newmetatable(L, BIND_REQ_TYPE ".headers");

@@ -6,11 +6,20 @@
 #include <lua.h>
 
 #include "http/head.h"
+#include "script/exchange.h"
 
 void bind_req_open(lua_State *L);
 
 /* Pushes a request object that shares `head`. */
 void bind_req_push(lua_State *L, struct head *head);
+
+/* The same with the body, which it takes out of the exchange. */
+void bind_req_push_exchange(lua_State *L, struct exchange *x);
+
+bool bind_req_is(lua_State *L, int index);
+/* The status with which the server answers the request at `index` if nobody else does; 0 when a route fits.
+ */
+int bind_req_fallback(lua_State *L, int index);
 
 /* Push req.remote_address and a new req.params. */
 void bind_req_push_remote(lua_State *L, const struct head *head);

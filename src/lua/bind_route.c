@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * app.websocket and the options of a route. Those that limit something have the configuration's names, bounds
- * and ways of writing, and begin as its values. */
+ * Routes, groups and middleware. A group is a table {prefix =, parent =, its middleware ...}, which the
+ * functions that belong to it have as their upvalue. A route's chain, the handler in all the middleware
+ * around it, is put together when the script has been loaded: so middleware holds for the routes of its group
+ * wherever it was added. */
 #include "lua/bind_route.h"
 
 #include <stdlib.h>
@@ -8,6 +10,9 @@
 
 #include <lauxlib.h>
 
+#include "lua/bind_answer.h"
+#include "lua/bind_req.h"
+#include "lua/bind_upgrade.h"
 #include "script/vm.h"
 #include "ws/origin.h"
 #include "ws/subprotocol.h"
@@ -15,6 +20,11 @@
 #define BIND_ROUTE_KNOWN                                                                                     \
     "close_timeout, idle_timeout, max_frame, max_message, messages_per_second, on_slow, origins, "           \
     "ping_interval, protocols, read_ahead, send_limit, should_upgrade"
+
+/* Registry: by route number, from 1, {group, handler}. */
+static const char bind_route_records;
+
+#define BIND_ROUTE_ROOT "tidewire.root" /* registry: the group that app is */
 
 static const char *const bind_route_limits[] = {
     "close_timeout", "idle_timeout",  "max_frame",  "max_message", "messages_per_second",
@@ -30,14 +40,15 @@ static const struct config_key *bind_route_limit(const char *name)
 }
 
 /* The value is at the top; `scratch` is a copy of the configuration that shares its strings. */
-static void bind_route_set_limit(lua_State *L, struct config *scratch, const struct config_key *key)
+static void bind_route_set_limit(lua_State *L, struct config *scratch, const struct config_key *key,
+                                 const char *what)
 {
     struct err e;
     if (!lua_isstring(L, -1) && !(lua_isboolean(L, -1) && !lua_toboolean(L, -1)))
-        luaL_error(L, "app.websocket: %s cannot be a %s", key->name, luaL_typename(L, -1));
+        luaL_error(L, "%s: %s cannot be a %s", what, key->name, luaL_typename(L, -1));
     const char *text = lua_isboolean(L, -1) ? "0" : lua_tostring(L, -1); /* false is off */
     if (config_set(scratch, key, key->name, text, false, &e) < 0)
-        luaL_error(L, "app.websocket: %s", e.text);
+        luaL_error(L, "%s: %s", what, e.text);
 }
 
 /* Whether one element of a list will do; else -1 with `e`. */
@@ -89,7 +100,7 @@ static void bind_route_set(lua_State *L, struct vm_route *route, struct config *
     const char *name = lua_tostring(L, -2);
     const struct config_key *key = bind_route_limit(name);
     if (key != NULL)
-        bind_route_set_limit(L, scratch, key);
+        bind_route_set_limit(L, scratch, key, "app.websocket");
     else if (strcmp(name, "origins") == 0) {
         if (bind_route_set_list(L, &route->origins, name, origin_check_pattern)->n == 0)
             luaL_error(L, "app.websocket: origins: the list is empty; nobody could connect from a page");
@@ -104,20 +115,61 @@ static void bind_route_set(lua_State *L, struct vm_route *route, struct config *
         luaL_error(L, "app.websocket: unknown option %s; there are " BIND_ROUTE_KNOWN, name);
 }
 
-/* app.websocket(path, [options,] function(ws, req) end) */
-int bind_route_websocket(lua_State *L)
+/* ---- paths and groups ---- */
+
+static void bind_route_check_loading(lua_State *L, const char *what)
 {
     if (!vm_of(L)->loading)
-        return luaL_error(L, "app.websocket: routes are registered while the script loads, not in a handler");
+        luaL_error(L, "%s: routes are registered while the script loads, not in a handler", what);
     if (lua_type(L, 1) == LUA_TUSERDATA || lua_type(L, 1) == LUA_TTABLE)
-        return luaL_error(L, "app.websocket: call it with a dot: app.websocket(path, handler)");
+        luaL_error(L, "%s: call it with a dot: %s(...)", what, what);
+}
+
+/* Replaces the path at index 1 by the group's prefix and it. */
+static void bind_route_prefix(lua_State *L)
+{
     luaL_checktype(L, 1, LUA_TSTRING);
+    lua_getfield(L, lua_upvalueindex(1), "prefix");
+    lua_pushliteral(L, "/");
+    lua_pushvalue(L, 1);
+    lua_concat(L, 3);
+    lua_replace(L, 1);
+}
+
+/* Registers the path at index 1 for the function at `handler`, which runs in the group's middleware. */
+static struct vm_route *bind_route_add_route(lua_State *L, enum router_method method, int handler)
+{
+    size_t number = router_count(vm_of(L)->router);
+    bind_route_prefix(L);
+    struct vm_route *route = vm_add_route(L, method, 1);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &bind_route_records);
+    lua_createtable(L, 2, 0);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_rawseti(L, -2, 1);
+    lua_pushvalue(L, handler);
+    lua_rawseti(L, -2, 2);
+    lua_rawseti(L, -2, (lua_Integer)number + 1);
+    lua_pop(L, 1);
+    return route;
+}
+
+/* The handler's place behind an optional table of options, as the last argument. */
+static int bind_route_find_handler(lua_State *L, const char *what)
+{
     int handler = lua_istable(L, 2) ? 3 : 2;
     luaL_checktype(L, handler, LUA_TFUNCTION);
     if (lua_gettop(L) > handler)
-        return luaL_error(L, "app.websocket: expected (path, [options,] handler), got %d arguments",
-                          lua_gettop(L));
-    struct vm_route *route = vm_add_route(L, ROUTER_WEBSOCKET, 1);
+        luaL_error(L, "%s: expected (path, [options,] handler), got %d arguments", what, lua_gettop(L));
+    return handler;
+}
+
+/* app.websocket(path, [options,] function(ws, req) end) */
+static int bind_route_websocket(lua_State *L)
+{
+    bind_route_check_loading(L, "app.websocket");
+    luaL_checktype(L, 1, LUA_TSTRING);
+    int handler = bind_route_find_handler(L, "app.websocket");
+    struct vm_route *route = bind_route_add_route(L, ROUTER_WEBSOCKET, handler);
     struct config scratch = *vm_of(L)->config;
     lua_pushvalue(L, handler);
     route->handler = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -129,5 +181,247 @@ int bind_route_websocket(lua_State *L)
         }
     }
     session_limits_init(&route->limits, &scratch);
+    return 0;
+}
+
+/* The options of an HTTP route, at index 2. */
+static void bind_route_set_http(lua_State *L, struct config *scratch, const char *what)
+{
+    lua_pushnil(L);
+    while (lua_next(L, 2) != 0) {
+        const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "";
+        if (strcmp(name, "max_body") != 0 && strcmp(name, "request_timeout") != 0)
+            luaL_error(L, "%s: unknown option %s; there are max_body, request_timeout", what,
+                       luaL_tolstring(L, -2, NULL));
+        bind_route_set_limit(L, scratch, config_find(name, strlen(name)), what);
+        lua_pop(L, 1);
+    }
+}
+
+static int bind_route_http(lua_State *L, enum router_method method, const char *what)
+{
+    bind_route_check_loading(L, what);
+    luaL_checktype(L, 1, LUA_TSTRING);
+    int handler = bind_route_find_handler(L, what);
+    struct vm_route *route = bind_route_add_route(L, method, handler);
+    struct config scratch = *vm_of(L)->config;
+    if (handler == 3)
+        bind_route_set_http(L, &scratch, what);
+    route->max_body = (uint64_t)scratch.max_body;
+    route->request_timeout = scratch.request_timeout;
+    return 0;
+}
+
+/* app.get(path, [options,] function(req) end) and the like. Upvalue 2 is the method. */
+static int bind_route_method(lua_State *L)
+{
+    static const char *const names[] = {
+        [ROUTER_GET] = "app.get",        [ROUTER_HEAD] = "app.head",   [ROUTER_POST] = "app.post",
+        [ROUTER_PUT] = "app.put",        [ROUTER_PATCH] = "app.patch", [ROUTER_DELETE] = "app.delete",
+        [ROUTER_OPTIONS] = "app.options"};
+    enum router_method method = (enum router_method)lua_tointeger(L, lua_upvalueindex(2));
+    return bind_route_http(L, method, names[method]);
+}
+
+/* app.route(method, path, [options,] function(req) end) */
+static int bind_route_route(lua_State *L)
+{
+    size_t len;
+    bind_route_check_loading(L, "app.route");
+    const char *name = luaL_checklstring(L, 1, &len);
+    enum router_method method = router_method_from_name(name, len);
+    if (method == ROUTER_NO_METHOD || method == ROUTER_WEBSOCKET)
+        return luaL_error(L, "app.route: \"%s\" is none of GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+                          name);
+    lua_remove(L, 1);
+    return bind_route_http(L, method, "app.route");
+}
+
+/* app.use(middleware, ...) */
+static int bind_route_use(lua_State *L)
+{
+    bind_route_check_loading(L, "app.use");
+    int n = lua_gettop(L);
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    for (int i = 1; i <= n; i++) {
+        luaL_checktype(L, i, LUA_TFUNCTION);
+        lua_pushvalue(L, i);
+        lua_rawseti(L, lua_upvalueindex(1), (lua_Integer)lua_rawlen(L, lua_upvalueindex(1)) + 1);
+    }
+    return 0;
+}
+
+static int bind_route_unknown(lua_State *L)
+{
+    return luaL_error(L, "a group has no function '%s'", luaL_tolstring(L, 2, NULL));
+}
+
+/* app.group(path, [middleware, ...,] function(group) end) */
+static int bind_route_group(lua_State *L)
+{
+    bind_route_check_loading(L, "app.group");
+    int n = lua_gettop(L);
+    luaL_checktype(L, 1, LUA_TSTRING);
+    for (int i = 2; i <= (n < 2 ? 2 : n); i++)
+        luaL_checktype(L, i, LUA_TFUNCTION);
+    bind_route_prefix(L);
+    lua_createtable(L, n - 2, 2);
+    lua_pushvalue(L, 1);
+    lua_setfield(L, -2, "prefix");
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_setfield(L, -2, "parent");
+    for (int i = 2; i < n; i++) {
+        lua_pushvalue(L, i);
+        lua_rawseti(L, -2, i - 1);
+    }
+    lua_pushvalue(L, n);
+    lua_newtable(L);
+    bind_route_add_functions(L, n + 1);
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, bind_route_unknown);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+void bind_route_add_functions(lua_State *L, int group)
+{
+    static const luaL_Reg functions[] = {
+        {"websocket", bind_route_websocket},
+        {"route", bind_route_route},
+        {"use", bind_route_use},
+        {"group", bind_route_group},
+        {NULL, NULL},
+    };
+    static const char *const methods[] = {
+        [ROUTER_GET] = "get",        [ROUTER_HEAD] = "head",   [ROUTER_POST] = "post",
+        [ROUTER_PUT] = "put",        [ROUTER_PATCH] = "patch", [ROUTER_DELETE] = "delete",
+        [ROUTER_OPTIONS] = "options"};
+    luaL_checkstack(L, 4, NULL);
+    lua_pushvalue(L, group);
+    lua_insert(L, -2);
+    lua_pushvalue(L, -2);
+    luaL_setfuncs(L, functions, 1);
+    for (int i = 0; i < (int)(sizeof methods / sizeof methods[0]); i++) {
+        lua_pushvalue(L, -2);
+        lua_pushinteger(L, i);
+        lua_pushcclosure(L, bind_route_method, 2);
+        lua_setfield(L, -2, methods[i]);
+    }
+    lua_remove(L, -2);
+}
+
+void bind_route_open(lua_State *L)
+{
+    lua_newtable(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &bind_route_records);
+    lua_createtable(L, 0, 1); /* the group that app is */
+    lua_pushliteral(L, "");
+    lua_setfield(L, -2, "prefix");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, BIND_ROUTE_ROOT);
+}
+
+/* ---- chains ---- */
+
+static int bind_route_called(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    return lua_gettop(L);
+}
+
+/* A middleware with what it is around. Upvalues: the middleware, `next`. */
+static int bind_route_around(lua_State *L)
+{
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_callk(L, 2, LUA_MULTRET, 0, bind_route_called);
+    return bind_route_called(L, LUA_OK, 0);
+}
+
+static int bind_route_next_done(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    bind_answer_normalise(L, 1, "the handler");
+    return 1;
+}
+
+/* next(req): the response object of what comes after. Upvalue 1 is that. */
+static int bind_route_next(lua_State *L)
+{
+    if (!bind_req_is(L, 1))
+        return luaL_error(L, "next(req): give it the request, not a %s", luaL_typename(L, 1));
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_callk(L, 1, LUA_MULTRET, 0, bind_route_next_done);
+    return bind_route_next_done(L, LUA_OK, 0);
+}
+
+/* Wraps the function at the top in the middleware of the group below it, and of those around that; pops the
+ * group. True when there was any. */
+static bool bind_route_wrap(lua_State *L)
+{
+    bool any = false;
+    int function = lua_gettop(L), group = function - 1;
+    while (lua_istable(L, group)) {
+        for (lua_Integer i = (lua_Integer)lua_rawlen(L, group); i > 0; i--) {
+            lua_rawgeti(L, group, i);
+            lua_insert(L, -2);
+            lua_pushcclosure(L, bind_route_next, 1);
+            lua_pushcclosure(L, bind_route_around, 2);
+            any = true;
+        }
+        lua_getfield(L, group, "parent");
+        lua_replace(L, group);
+    }
+    lua_remove(L, group);
+    return any;
+}
+
+/* What stands at the end when no route fits: the server's answer. */
+static int bind_route_fallback(lua_State *L)
+{
+    lua_pushinteger(L, bind_req_fallback(L, 1));
+    return 1;
+}
+
+static void bind_route_seal_one(lua_State *L, struct vm_route *route, enum router_method method)
+{
+    lua_rawgeti(L, -1, 1);
+    lua_rawgeti(L, -2, 2);
+    if (method == ROUTER_WEBSOCKET) {
+        lua_pop(L, 1);
+        bind_upgrade_push(L, route->should_upgrade);
+    }
+    bool any = bind_route_wrap(L);
+    if (method == ROUTER_WEBSOCKET && !any && route->should_upgrade == LUA_NOREF)
+        lua_pop(L, 1); /* nothing to ask */
+    else
+        route->chain = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+int bind_route_seal(lua_State *L)
+{
+    struct vm *vm = vm_of(L);
+    lua_settop(L, 0);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &bind_route_records);
+    for (size_t i = 0; i < router_count(vm->router); i++) {
+        lua_rawgeti(L, 1, (lua_Integer)i + 1);
+        bind_route_seal_one(L, &vm->routes[i], router_route(vm->router, i)->method);
+        lua_settop(L, 1);
+    }
+    lua_getfield(L, LUA_REGISTRYINDEX, BIND_ROUTE_ROOT);
+    lua_pushcfunction(L, bind_route_fallback);
+    if (bind_route_wrap(L))
+        vm->fallback = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_settop(L, 0);
+    lua_pushnil(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &bind_route_records);
     return 0;
 }

@@ -5,7 +5,8 @@
 
 #include <lua.h>
 
-/* The body of vm_bindings.ws_upgrade. */
-int bind_upgrade_on_upgrade(lua_State *L);
+/* Pushes function(req), which returns a response object: what the function with that registry reference
+ * decides; with LUA_NOREF, that the handshake is accepted. */
+void bind_upgrade_push(lua_State *L, int should_upgrade);
 
 #endif

@@ -152,7 +152,7 @@ static void conn_read(struct conn *c)
         conn_got(c, (size_t)n);
     else if (c->state == CONN_OPEN && n == 0) {
         c->ops->on_eof(c);
-        assert(c->state != CONN_OPEN);
+        assert(c->state != CONN_OPEN || c->paused);
     } else if (c->state == CONN_FLUSHING && n == 0)
         /* Half-closed by the peer, which may still read: go on writing, the deadline bounds it. */
         conn_watch(c, EV_WRITE);

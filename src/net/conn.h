@@ -36,7 +36,7 @@ struct conn_ops {
      * and comes again, before anything new is read, when the other connections have had their turn. OPEN
      * only. `len` is 0 when nothing has arrived but conn_resume asked for the call. */
     size_t (*on_data)(struct conn *c, uint8_t *data, size_t len);
-    /* The peer has ended its side, or the socket failed. Must leave OPEN. */
+    /* The peer has ended its side, or the socket failed. Must leave OPEN, or pause. */
     void (*on_eof)(struct conn *c);
     /* The deadline passed. OPEN and FLUSHING; FLUSHING should close. */
     void (*on_timeout)(struct conn *c);

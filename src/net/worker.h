@@ -44,7 +44,7 @@ struct worker {
     struct list ready;  /* held input that waits for its turn (conn.c) */
     struct metrics *metrics;
     struct outq_pool chunks;
-    uint64_t conn_seq;
+    uint64_t conn_seq, request_seq;
     unsigned index;              /* from 1 */
     unsigned count;              /* of workers */
     struct worker *const *peers; /* all workers, this one too, by index - 1 */

@@ -2,6 +2,7 @@
  * Where requests and WebSocket events meet the script. */
 #include "script/dispatch.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,9 @@
 #include <llhttp.h>
 
 #include "base/clock.h"
+#include "http/gzip.h"
 #include "http/http1.h"
+#include "script/exchange.h"
 #include "script/handshake.h"
 #include "script/task.h"
 #include "script/timer.h"
@@ -309,35 +312,130 @@ enum session_sent dispatch_close(struct worker *w, uint64_t id, unsigned code, c
 
 /* ---- requests ---- */
 
-static void dispatch_on_request(struct conn *c, struct head *head)
+static enum router_method dispatch_method(const struct head *head)
+{
+    switch (head->method) {
+    case HTTP_GET: return ROUTER_GET;
+    case HTTP_HEAD: return ROUTER_HEAD;
+    case HTTP_POST: return ROUTER_POST;
+    case HTTP_PUT: return ROUTER_PUT;
+    case HTTP_PATCH: return ROUTER_PATCH;
+    case HTTP_DELETE: return ROUTER_DELETE;
+    case HTTP_OPTIONS: return ROUTER_OPTIONS;
+    default: return ROUTER_NO_METHOD;
+    }
+}
+
+int dispatch_match(const struct router *r, const struct head *head, struct router_match *m)
+{
+    const char *path = head_bytes(head) + head->path.at;
+    enum router_method method = dispatch_method(head);
+    if (upgrade_wanted(head) && router_match(r, ROUTER_WEBSOCKET, path, head->path.len, m) >= 0)
+        return m->route;
+    if (router_match(r, method == ROUTER_NO_METHOD ? ROUTER_GET : method, path, head->path.len, m) < 0 &&
+        method == ROUTER_HEAD)
+        router_match(r, ROUTER_GET, path, head->path.len, m);
+    return method == ROUTER_NO_METHOD ? -1 : m->route;
+}
+
+/* The methods that a path has, for the field Allow. */
+static void dispatch_write_allow(uint32_t allowed, char *out, size_t size)
+{
+    size_t at = (size_t)snprintf(out, size, "Allow: ");
+    if (allowed & 1u << ROUTER_WEBSOCKET)
+        allowed |= 1u << ROUTER_GET;
+    else if (allowed & 1u << ROUTER_GET)
+        allowed |= 1u << ROUTER_HEAD;
+    allowed |= 1u << ROUTER_OPTIONS;
+    for (enum router_method m = 0; m < ROUTER_WEBSOCKET; m++)
+        if (allowed & 1u << m)
+            at += (size_t)snprintf(out + at, size - at, "%s%s", at > 7 ? ", " : "", router_method_name(m));
+    snprintf(out + at, size - at, "\r\n");
+}
+
+/* What the server says to a request that fits no route. */
+static struct exchange_fallback dispatch_fallback(const struct head *head, uint32_t allowed)
+{
+    struct exchange_fallback f = {.status = 404, .detail = "No route of this server fits this path."};
+    bool any = head->method == HTTP_OPTIONS && head->path.len == 1 && head_bytes(head)[head->path.at] == '*';
+    if (any || allowed != 0)
+        dispatch_write_allow(any ? ~0u : allowed, f.fields, sizeof f.fields);
+    if (any || (allowed != 0 && head->method == HTTP_OPTIONS)) {
+        f.status = 204;
+        f.detail = NULL;
+    } else if (allowed == 1u << ROUTER_WEBSOCKET && (head->method == HTTP_GET || head->method == HTTP_HEAD)) {
+        f.status = 426;
+        f.detail = "This address is a WebSocket: connect with a WebSocket client (ws://).";
+        snprintf(f.fields, sizeof f.fields, HANDSHAKE_UPGRADE);
+    } else if (allowed != 0) {
+        f.status = 405;
+        f.detail = allowed == 1u << ROUTER_WEBSOCKET
+                       ? "This address is a WebSocket: the handshake is a GET request."
+                       : "This address does not answer to that method; the field Allow says to which.";
+    }
+    return f;
+}
+
+static bool dispatch_has_body(const struct head *head)
+{
+    return (head->flags & HEAD_CHUNKED) || head->content_length > 0;
+}
+
+static void dispatch_answer_fallback(struct conn *c, const struct head *head,
+                                     const struct exchange_fallback *f)
+{
+    if (dispatch_has_body(head)) /* nobody is going to read it */
+        http1_last(c);
+    if (f->status >= 400)
+        http1_error(c, f->status, f->detail, f->fields);
+    else
+        http1_answer(
+            c, &(struct response){.status = f->status, .fields = f->fields, .fields_len = strlen(f->fields)});
+}
+
+static bool dispatch_on_head(struct conn *c, struct head *head, size_t *max_body)
 {
     struct vm *vm = dispatch_of(c->worker)->current;
     struct router_match m;
-    const char *path = head_bytes(head) + head->path.at;
-    int route = router_match(vm->router, ROUTER_WEBSOCKET, path, head->path.len, &m);
-    if (route >= 0 && upgrade_wanted(head)) {
-        handshake_on_request(c, head, vm, route);
-        return;
-    }
-    struct response_error refusal = {.head_only = head->method == HTTP_HEAD};
+    int route = dispatch_match(vm->router, head, &m);
+    *max_body = (size_t)c->worker->config->max_body;
     if (route < 0) {
-        refusal.status = 404;
-        refusal.detail = "No route of this server fits this path.";
-    } else if (head->method == HTTP_GET || head->method == HTTP_HEAD) {
-        refusal.status = 426;
-        refusal.detail = "This address is a WebSocket: connect with a WebSocket client (ws://).";
-        refusal.fields = HANDSHAKE_UPGRADE;
-    } else {
-        refusal.status = 405;
-        refusal.detail = "This address is a WebSocket: the handshake is a GET request.";
-        refusal.fields = "Allow: GET\r\n";
+        struct exchange_fallback f = dispatch_fallback(head, m.allowed);
+        if (vm->fallback == LUA_NOREF)
+            dispatch_answer_fallback(c, head, &f);
+        return vm->fallback != LUA_NOREF;
     }
-    head_unref(head);
-    http1_refuse(c, &refusal);
+    *max_body = (size_t)vm->routes[route].max_body;
+    if (router_route(vm->router, (size_t)route)->method != ROUTER_WEBSOCKET)
+        return true;
+    handshake_on_request(c, head, vm, route);
+    return false;
 }
 
-static const struct http1_handler dispatch_requests = {.on_request = dispatch_on_request,
-                                                       .on_gone = handshake_on_gone};
+static void dispatch_on_request(struct conn *c, struct head *head, struct buf *body)
+{
+    struct vm *vm = dispatch_of(c->worker)->current;
+    struct router_match m;
+    struct exchange how = {.route =
+                               dispatch_match(vm->router, head, &m)}; /* a reload may have come in between */
+    bool fits = how.route >= 0 && router_route(vm->router, (size_t)how.route)->method != ROUTER_WEBSOCKET;
+    how.chain = fits ? vm->routes[how.route].chain : vm->fallback;
+    if (!fits) {
+        how.route = -1;
+        how.fallback = dispatch_fallback(head, m.allowed);
+    }
+    if (how.chain == LUA_NOREF)
+        dispatch_answer_fallback(c, head, &how.fallback);
+    else
+        exchange_start(c, head, vm, &how, body);
+}
+
+static const struct http1_handler dispatch_requests = {
+    .on_head = dispatch_on_head,
+    .on_request = dispatch_on_request,
+    .on_gone = exchange_on_gone,
+    .on_drained = exchange_on_drained,
+};
 
 /* ---- the worker ---- */
 
@@ -370,6 +468,7 @@ static void dispatch_on_exit(struct worker *w)
 {
     struct dispatch *d = dispatch_of(w);
     dispatch_run_last_jobs(d);
+    gzip_thread_fini();
     dispatch_retire_all(w);
 }
 

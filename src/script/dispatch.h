@@ -52,6 +52,9 @@ void dispatch_publish(struct worker *w, struct vm *vm);
 /* What workers are created with. */
 extern const struct worker_hooks dispatch_worker_hooks;
 
+/* The route of a request, by its path and method (HEAD is answered by GET's too), or as a handshake; -1. */
+int dispatch_match(const struct router *r, const struct head *head, struct router_match *m);
+
 /* Accepts a checked handshake: opens the session and runs the route's function. Takes `head` over, and the
  * registry reference *request, unless it is LUA_NOREF. `fields` are more header lines for the answer. */
 void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,

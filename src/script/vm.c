@@ -75,7 +75,8 @@ static struct vm_route *vm_reserve_route(lua_State *L, struct vm *vm, size_t num
             luaL_error(L, "out of memory");
         vm->routes = grown;
     }
-    vm->routes[number] = (struct vm_route){.handler = LUA_NOREF, .should_upgrade = LUA_NOREF};
+    vm->routes[number] =
+        (struct vm_route){.handler = LUA_NOREF, .should_upgrade = LUA_NOREF, .chain = LUA_NOREF};
     return &vm->routes[number];
 }
 
@@ -172,6 +173,7 @@ static int vm_run_body(lua_State *L)
     if (policy_load_text(L, start->file.data, start->file.len, start->path) != LUA_OK)
         return lua_error(L);
     lua_call(L, 0, 0);
+    start->vm->bindings->seal(L);
     return 0;
 }
 
@@ -196,6 +198,7 @@ struct vm *vm_load(const struct vm_options *o, const char *path, struct err *e)
         return NULL;
     }
     vm->config = o->config;
+    vm->fallback = LUA_NOREF;
     vm->memory_limit = (size_t)o->config->vm_memory;
     list_init(&vm->jobs);
     list_init(&vm->timers);

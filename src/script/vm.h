@@ -24,15 +24,17 @@
  * sched_run and take what dispatch.h describes from sched_take_arg. */
 struct vm_bindings {
     lua_CFunction open;       /* installs the globals */
-    lua_CFunction ws_upgrade; /* runs a route's should_upgrade */
+    lua_CFunction seal;       /* after the script has been loaded */
+    lua_CFunction request;    /* asks a route's chain for the answer to a request */
     lua_CFunction ws_open;    /* runs a route's function with a new ws */
     lua_CFunction ws_message; /* calls on_text or on_binary */
     lua_CFunction ws_control; /* calls on_ping or on_pong */
     lua_CFunction ws_drain;   /* calls on_drain */
     lua_CFunction ws_close;   /* calls on_close */
-    /* These two run outside of an entry, and never raise: */
+    /* These run outside of an entry, and never raise: */
     bool (*ws_wants_control)(lua_State *L, const struct session *s, bool ping); /* is there a handler? */
-    void (*ws_forget)(lua_State *L, struct session *s);                         /* the connection is gone */
+    void (*stream_forget)(lua_State *L, int ref);       /* the answer that was being streamed is over */
+    void (*ws_forget)(lua_State *L, struct session *s); /* the connection is gone */
 };
 
 struct vm {
@@ -44,6 +46,7 @@ struct vm {
     const struct vm_bindings *bindings;
     struct router *router;
     struct vm_route *routes;     /* by route number */
+    int fallback;                /* registry reference: middleware around what fits no route; or LUA_NOREF */
     size_t memory, memory_limit; /* bytes */
     unsigned worker, workers;    /* this worker's number, how many there are */
     struct worker *home;         /* the worker that has the VM now; NULL while loading */
@@ -66,6 +69,10 @@ struct vm {
 struct vm_route {
     int handler; /* registry references; LUA_NOREF is none */
     int should_upgrade;
+    int chain; /* function(req): the handler in its middleware; LUA_NOREF: a handshake that nobody is asked
+                  about */
+    uint64_t max_body;
+    double request_timeout;
     struct session_limits limits;
     struct config_list *protocols, *origins; /* owned; NULL: none, and the configuration's */
 };

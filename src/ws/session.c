@@ -439,7 +439,7 @@ struct session *session_open(struct conn *c, struct head *head, const struct ses
         buf_fini(&answer);
         free(s);
         head_unref(head);
-        http1_refuse(c, &(struct response_error){.status = 500, .detail = "The server is out of memory."});
+        http1_error(c, 500, "The server is out of memory.", NULL);
         return NULL;
     }
     c->sips = how->limits->messages_per_second > 0;

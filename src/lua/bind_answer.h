@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ * What handlers return, as an answer: a string, a table, `status, body, headers`, or a response object. */
+#ifndef TIDEWIRE_LUA_BIND_ANSWER_H
+#define TIDEWIRE_LUA_BIND_ANSWER_H
+
+#include <stdbool.h>
+
+#include <lua.h>
+
+#include "base/buf.h"
+
+void bind_answer_open(lua_State *L);
+
+/* What the values at `index` and after it (those that are there) say: pushes one response object, a table
+ * {status =, headers =, body =}. One that is a response object already stays what it is. Raises when they say
+ * nothing; `what` begins the message. */
+void bind_answer_normalise(lua_State *L, int index, const char *what);
+
+/* The response object that accepts a handshake, with the headers in the table at `index` (or none). */
+void bind_answer_accept(lua_State *L, int index);
+bool bind_answer_is_accept(lua_State *L, int index);
+
+/* The status of the response object at `index`; raises when it is none. */
+int bind_answer_status(lua_State *L, int index);
+
+/* Writes the headers in the table at `index` (names, with a string, a number or a list of those each) as
+ * lines. Raises for what is no header, and for those that are the server's own. Sets *has_type when
+ * Content-Type is among them. */
+void bind_answer_write_fields(lua_State *L, int index, struct buf *fields, bool upgrade, bool *has_type);
+
+#endif

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT
+ * One request that the script answers. */
+#include "script/exchange.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <lauxlib.h>
+
+#include <llhttp.h>
+
+#include "http/accept.h"
+#include "http/gzip.h"
+#include "http/http1.h"
+#include "script/dispatch.h"
+#include "script/task.h"
+
+#define EXCHANGE_GZIP_MIN 1024 /* bytes; below it the answer does not get shorter by much */
+
+static void exchange_wake_writers(struct exchange *x)
+{
+    while (!list_empty(&x->writers))
+        task_wake(LIST_ENTRY(x->writers.next, struct task, wait));
+}
+
+static void exchange_unref(struct exchange *x, int ref)
+{
+    if (ref != LUA_NOREF)
+        luaL_unref(x->vm->L, LUA_REGISTRYINDEX, ref);
+}
+
+static void exchange_free(struct exchange *x)
+{
+    exchange_wake_writers(x);
+    x->vm->bindings->stream_forget(x->vm->L, x->stream);
+    exchange_unref(x, x->stream);
+    exchange_unref(x, x->request);
+    head_unref(x->head);
+    buf_fini(&x->body);
+    buf_fini(&x->fields);
+    buf_fini(&x->reply);
+    vm_release_connection(x->vm);
+    free(x);
+}
+
+static struct log_context exchange_about(const struct exchange *x)
+{
+    return (struct log_context){
+        .worker = x->conn->worker->index,
+        .conn = x->conn->id,
+        .route = x->route >= 0 ? router_route(x->vm->router, (size_t)x->route)->pattern : NULL,
+    };
+}
+
+/* ---- the answer ---- */
+
+static bool exchange_may_zip(const struct exchange *x)
+{
+    const char *field;
+    size_t len;
+    return x->conn->worker->config->gzip && x->reply.len >= EXCHANGE_GZIP_MIN && x->status == 200 &&
+           x->head->method != HTTP_HEAD && head_single(x->head, "Accept-Encoding", &field, &len) &&
+           accept_quality(field, len, "gzip") > 0 && gzip_is_worth(x->type, x->fields.data, x->fields.len);
+}
+
+/* A failure leaves the answer as it was. */
+static void exchange_zip(struct exchange *x)
+{
+    struct buf zipped = BUF_INIT;
+    if (gzip_body(&zipped, x->reply.data, x->reply.len) == 0 && zipped.len < x->reply.len &&
+        buf_puts(&x->fields, "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n") == 0) {
+        struct buf plain = x->reply;
+        x->reply = zipped;
+        zipped = plain;
+    }
+    buf_fini(&zipped);
+}
+
+static void exchange_answer(struct exchange *x)
+{
+    if (exchange_may_zip(x))
+        exchange_zip(x);
+    http1_answer(x->conn, &(struct response){
+                              .status = x->status,
+                              .fields = x->fields.data,
+                              .fields_len = x->fields.len,
+                              .type = x->reply.len > 0 ? x->type : NULL,
+                              .body = x->reply.data,
+                              .body_len = x->reply.len,
+                          });
+}
+
+/* What a route answers a client that wanted a WebSocket is the end of the connection: frames may follow. */
+static void exchange_refuse_upgrade(struct exchange *x)
+{
+    metrics_add(x->vm->metrics, METRIC_REFUSED_SCRIPT, 1);
+    http1_last(x->conn);
+}
+
+/* A refusal without words of its own. */
+static bool exchange_is_bare_error(const struct exchange *x)
+{
+    return x->status >= 400 && x->reply.len == 0;
+}
+
+/* The fields as a string. */
+static const char *exchange_fields(struct exchange *x)
+{
+    return buf_append(&x->fields, "", 1) == 0 ? x->fields.data : "";
+}
+
+/* Middleware has let the server's own answer pass: then it says what belongs to it. */
+static void exchange_add_fallback(struct exchange *x)
+{
+    if (x->fallback.status != 0 && x->status == x->fallback.status && x->reply.len == 0)
+        buf_puts(&x->fields, x->fallback.fields);
+}
+
+/* The script has come to its end. Frees `x`. */
+static void exchange_decide(struct exchange *x, enum sched_result result)
+{
+    exchange_add_fallback(x);
+    if (x->upgrade && !(result == SCHED_OK && x->accepted))
+        exchange_refuse_upgrade(x);
+    if (x->streaming)
+        http1_stream_end(x->conn, result == SCHED_OK);
+    else if (result != SCHED_OK)
+        http1_error(x->conn, 500, "The server's script failed.", NULL);
+    else if (x->accepted)
+        dispatch_accept(x->conn, head_ref(x->head), x->vm, x->route, exchange_fields(x), &x->request);
+    else if (exchange_is_bare_error(x))
+        http1_error(x->conn, x->status, x->fallback.detail, exchange_fields(x));
+    else
+        exchange_answer(x);
+    exchange_free(x);
+}
+
+/* ---- the entry ---- */
+
+static int exchange_on_suspend(void *owner, struct task *t)
+{
+    struct exchange *x = owner;
+    x->task = t;
+    return 0;
+}
+
+static void exchange_on_end(void *owner, struct task *t, enum sched_result result)
+{
+    (void)t;
+    struct exchange *x = owner;
+    x->task = NULL;
+    if (x->put_off && x->conn->state == CONN_OPEN && result != SCHED_CANCELLED)
+        exchange_decide(x, result); /* else exchange_on_gone follows */
+}
+
+static const struct task_owner exchange_owner = {
+    .on_suspend = exchange_on_suspend,
+    .on_end = exchange_on_end,
+};
+
+static double exchange_time_limit(const struct exchange *x)
+{
+    const struct config *config = x->conn->worker->config;
+    if (x->upgrade)
+        return config->handshake_timeout;
+    if (x->streaming)
+        return 0;
+    return x->route >= 0 ? x->vm->routes[x->route].request_timeout : config->request_timeout;
+}
+
+void exchange_start(struct conn *c, struct head *head, struct vm *vm, const struct exchange *how,
+                    struct buf *body)
+{
+    struct exchange *x = malloc(sizeof *x);
+    if (x == NULL) {
+        http1_error(c, 500, "The server is out of memory.", NULL);
+        return;
+    }
+    *x = *how;
+    x->conn = c;
+    x->head = head_ref(head);
+    x->vm = vm;
+    x->request = x->stream = LUA_NOREF;
+    list_init(&x->writers);
+    if (body != NULL) {
+        x->body = *body;
+        *body = (struct buf)BUF_INIT;
+    }
+    vm_hold_connection(vm);
+    struct log_context about = exchange_about(x);
+    enum sched_result result = sched_run(vm, &(struct sched_entry){
+                                                 .body = vm->bindings->request,
+                                                 .arg = x,
+                                                 .about = &about,
+                                                 .kind = &exchange_owner,
+                                                 .owner = x,
+                                             });
+    if (result == SCHED_SUSPENDED) {
+        x->put_off = true;
+        http1_put_off(c, x, exchange_time_limit(x), x->upgrade);
+    } else
+        exchange_decide(x, result);
+}
+
+void exchange_on_gone(struct conn *c, void *request)
+{
+    (void)c;
+    struct exchange *x = request;
+    if (x->task != NULL)
+        task_cancel(x->task);
+    exchange_free(x);
+}
+
+/* ---- streaming ---- */
+
+bool exchange_stream_begin(struct exchange *x)
+{
+    if (x->conn->state != CONN_OPEN)
+        return false;
+    if (x->upgrade)
+        http1_last(x->conn);
+    x->streaming = true;
+    http1_stream(x->conn, &(struct response){.status = x->status,
+                                             .fields = x->fields.data,
+                                             .fields_len = x->fields.len,
+                                             .type = x->type});
+    if (x->put_off)
+        http1_put_off(x->conn, x, 0, x->upgrade);
+    return true;
+}
+
+bool exchange_stream_piece(struct exchange *x, const char *data, size_t len)
+{
+    if (x->conn->state != CONN_OPEN)
+        return false;
+    http1_stream_piece(x->conn, data, len);
+    return x->conn->state == CONN_OPEN;
+}
+
+bool exchange_stream_is_full(struct exchange *x)
+{
+    struct conn *c = x->conn;
+    if (c->out.bytes <= (size_t)c->worker->config->send_limit / 2)
+        return false;
+    conn_flush(c);
+    c->tell_drained = c->state == CONN_OPEN && c->out.bytes > 0;
+    return c->tell_drained;
+}
+
+void exchange_on_drained(struct conn *c, void *request)
+{
+    (void)c;
+    exchange_wake_writers(request);
+}
