@@ -76,19 +76,24 @@ static int bind_spawn_body(lua_State *L)
     return 0;
 }
 
+static void bind_spawn_free(struct bind_spawn *s)
+{
+    luaL_unref(s->job.vm->L, LUA_REGISTRYINDEX, s->call);
+    free(s);
+}
+
 static void bind_spawn_drop(struct job *j)
 {
-    struct bind_spawn *s = LIST_ENTRY(j, struct bind_spawn, job);
-    luaL_unref(j->vm->L, LUA_REGISTRYINDEX, s->call);
     vm_release_task(j->vm, METRIC_TASKS);
-    free(s);
+    bind_spawn_free(LIST_ENTRY(j, struct bind_spawn, job));
 }
 
 static void bind_spawn_run(struct job *j)
 {
     struct bind_spawn *s = LIST_ENTRY(j, struct bind_spawn, job);
+    vm_release_task(j->vm, METRIC_TASKS); /* if it waits it is a task by itself */
     sched_run(j->vm, &(struct sched_entry){.body = bind_spawn_body, .arg = s, .about = &s->about});
-    bind_spawn_drop(j);
+    bind_spawn_free(s);
 }
 
 /* app.spawn(f, ...) */
