@@ -250,6 +250,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         s->workers[i] = w;
         w->count = (unsigned)s->nworkers;
         w->peers = s->workers;
+        w->trusted_proxies = &s->cli.trusted_proxies;
         if (dispatch_worker_init(w, gen->vms[i], s->reaper) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;

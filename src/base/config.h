@@ -25,7 +25,7 @@ enum config_on_slow { CONFIG_ON_SLOW_CLOSE, CONFIG_ON_SLOW_DROP };
 
 /* Sizes are bytes, times are seconds; 0 turns a limit off only where the key's bounds include it. */
 struct config {
-    struct config_list listen, origins;
+    struct config_list listen, origins, trusted_proxies;
     char *control;
     char *pid_file;
     int64_t workers; /* 0 is auto: one per processor this process may use */
@@ -39,7 +39,7 @@ struct config {
     double handshakes_per_second, messages_per_second;
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
     double handler_budget, load_budget;
-    double keep_alive_timeout, body_timeout, request_timeout, send_timeout;
+    double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
     bool abort_stuck, gzip;
 };
 

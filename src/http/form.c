@@ -194,12 +194,14 @@ static size_t unescape(struct span in, char *out)
 
 static int take_disposition(struct form *f, struct span disposition, struct buf *text, struct form_part *part)
 {
-    const char *at = disposition.at, *end = at + disposition.len;
     struct span type, name, value, field = {NULL, 0}, filename = {NULL, 0};
     int rc;
 
-    if (disposition.at == NULL || !take_token(&at, end, &type) || !is(type, "form-data"))
-        return refuse(f, "A part of the form has no \"Content-Disposition: form-data\".");
+    if (disposition.at == NULL)
+        return refuse(f, "A part of the form has no Content-Disposition.");
+    const char *at = disposition.at, *end = at + disposition.len;
+    if (!take_token(&at, end, &type) || !is(type, "form-data"))
+        return refuse(f, "The Content-Disposition of a part of the form is not \"form-data\".");
     while ((rc = take_parameter(&at, end, &name, &value)) > 0) {
         struct span *kept = is(name, "name") ? &field : is(name, "filename") ? &filename : NULL;
         if (kept == NULL)
@@ -299,7 +301,7 @@ static int next_pair(struct form *f, struct buf *text, struct form_part *part)
 
 void form_init(struct form *f, const char *body, size_t len, const char *boundary)
 {
-    *f = (struct form){.body = body, .len = len};
+    *f = (struct form){.body = body != NULL ? body : "", .len = len};
     if (boundary != NULL) {
         size_t boundary_len = strnlen(boundary, FORM_MAX_BOUNDARY);
         memcpy(f->delimiter, "\r\n--", 4);

@@ -30,7 +30,7 @@ struct form {
     char delimiter[4 + FORM_MAX_BOUNDARY + 1]; /* CR LF, two dashes, the boundary */
 };
 
-/* `boundary` is NULL for application/x-www-form-urlencoded; it is not needed after the call. */
+/* An empty body may be NULL. `boundary` is NULL for application/x-www-form-urlencoded; it is copied. */
 void form_init(struct form *f, const char *body, size_t len, const char *boundary);
 
 struct form_part {

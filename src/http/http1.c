@@ -13,9 +13,12 @@
 #include <llhttp.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "http/accept.h"
 #include "http/chunked.h"
+#include "http/forwarded.h"
 #include "net/peers.h"
+#include "net/proxyline.h"
 
 #define HTTP1_LINGER_S      2.0
 #define HTTP1_STOP_GRACE_S  1.0 /* for a request that was on its way when the server stopped */
@@ -26,7 +29,7 @@
 /* Connections that are only being told that there is no room; they take nobody's place. */
 static _Atomic uint64_t http1_refused;
 
-enum http1_state { HTTP1_HEAD, HTTP1_BODY, HTTP1_ASKED };
+enum http1_state { HTTP1_PROXYLINE, HTTP1_HEAD, HTTP1_BODY, HTTP1_ASKED };
 
 struct http1 {
     struct buf in; /* HEAD: one that is not whole; ASKED: what came behind the request */
@@ -157,7 +160,7 @@ static void http1_send_head(struct conn *c, const struct response *r, const char
 void http1_answer(struct conn *c, const struct response *r)
 {
     const struct http1 *h = conn_session(c);
-    bool mute = (h->head != NULL && h->head->method == HTTP_HEAD) || !response_has_body(r->status);
+    bool mute = h->mute || !response_has_body(r->status);
     char length[48] = "";
     if (response_has_body(r->status))
         snprintf(length, sizeof length, "Content-Length: %zu\r\n", r->body_len);
@@ -210,7 +213,7 @@ static void http1_fail(struct conn *c, int status, const char *detail)
 void http1_stream(struct conn *c, const struct response *r)
 {
     struct http1 *h = conn_session(c);
-    h->mute = h->head->method == HTTP_HEAD || !response_has_body(r->status);
+    h->mute = h->mute || !response_has_body(r->status);
     h->chunks = h->head->minor > 0;
     h->streaming = true;
     if (!h->chunks) /* HTTP/1.0 knows no chunks: the end of the connection is the end of the body */
@@ -387,10 +390,22 @@ static void http1_begin_body(struct conn *c)
     http1_wait(c, c->worker->config->body_timeout);
 }
 
+/* The address of the client, behind trusted proxies what they say it is. */
+static void http1_set_remote(const struct conn *c, struct http1 *h)
+{
+    const struct cidr_list *trusted = c->worker->trusted_proxies;
+    struct sockaddr_storage client;
+    if (trusted != NULL && forwarded_client(h->head, &h->peer.any, trusted, &client))
+        head_set_remote(h->head, (const struct sockaddr *)&client);
+    else
+        head_set_remote(h->head, &h->peer.any);
+}
+
 static void http1_on_head(struct conn *c, const char *data, size_t len)
 {
     struct http1 *h = conn_session(c);
     struct head_fault fault;
+    h->mute = len > 5 && memcmp(data, "HEAD ", 5) == 0;
     if (http1_is_stopping(c)) {
         http1_fail(c, 503, "The server is stopping.");
         return;
@@ -400,7 +415,7 @@ static void http1_on_head(struct conn *c, const char *data, size_t len)
         http1_fail(c, fault.status, fault.reason);
         return;
     }
-    head_set_remote(h->head, &h->peer.any);
+    http1_set_remote(c, h);
     h->head->id = ++c->worker->request_seq * c->worker->count + (c->worker->index - 1);
     metrics_add(c->worker->metrics, METRIC_HTTP_REQUESTS, 1);
     memset(&h->scan, 0, sizeof h->scan);
@@ -481,15 +496,90 @@ static size_t http1_pause(struct conn *c, const uint8_t *data, size_t len)
     return len;
 }
 
+/* Why a new connection gets no place, as a status with a sentence; 0 when it does. */
+static int http1_is_full_of_connections(struct worker *w, const char **detail)
+{
+    uint64_t limit = (uint64_t)w->config->max_connections;
+    if (limit == 0 || worker_total_conns() - atomic_load(&http1_refused) < limit)
+        return 0;
+    metrics_add(w->metrics, METRIC_REFUSED_FULL, 1);
+    *detail = "The server has as many connections as it may; try again later.";
+    return 503;
+}
+
+/* The same for its address; *place is then its place in that address's count. */
+static int http1_no_place(struct worker *w, const struct sockaddr *peer, uint32_t *place, const char **detail)
+{
+    uint64_t limit = (uint64_t)w->config->max_connections_per_address;
+    *place = limit > 0 ? peers_enter(peer, limit) : 0;
+    if (limit == 0 || *place != 0)
+        return 0;
+    metrics_add(w->metrics, METRIC_REFUSED_ADDRESS, 1);
+    *detail = "Your address has as many connections as it may (max_connections_per_address).";
+    return 429;
+}
+
+static void http1_set_peer(struct http1 *h, const struct sockaddr *peer)
+{
+    size_t len = peer->sa_family == AF_INET6  ? sizeof h->peer.in6
+                 : peer->sa_family == AF_INET ? sizeof h->peer.in
+                                              : sizeof peer->sa_family;
+    memcpy(&h->peer, peer, len);
+}
+
+/* The proxy has said who is there: from here on it is as if that client had connected. */
+static void http1_on_proxyline(struct conn *c, const struct proxyline *line)
+{
+    struct http1 *h = conn_session(c);
+    const struct sockaddr *source = (const struct sockaddr *)&line->source;
+    const char *detail;
+    h->state = HTTP1_HEAD;
+    if (source->sa_family != AF_UNSPEC)
+        http1_set_peer(h, source);
+    int refusal = http1_no_place(c->worker, &h->peer.any, &c->timer.user, &detail);
+    if (refusal != 0)
+        http1_fail(c, refusal, detail);
+    else
+        http1_wait(c, c->worker->config->handshake_timeout);
+}
+
+/* Returns how many bytes were used. */
+static size_t http1_read_proxyline(struct conn *c, const uint8_t *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    size_t before = h->in.len;
+    size_t n = len < PROXYLINE_MAX_BYTES - before ? len : PROXYLINE_MAX_BYTES - before;
+    struct proxyline line;
+    if (buf_append(&h->in, data, n) < 0) {
+        conn_close(c);
+        return len;
+    }
+    int end = proxyline_parse((uint8_t *)h->in.data, h->in.len, &line);
+    if (end < 0 || (end == 0 && h->in.len == PROXYLINE_MAX_BYTES)) {
+        struct log_context about = {.worker = c->worker->index, .conn = c->id};
+        log_write(LOG_WARN, &about,
+                  "a connection that should begin with the PROXY protocol does not: closed");
+        conn_close(c);
+        return len;
+    }
+    if (end == 0)
+        return n;
+    buf_fini(&h->in);
+    http1_on_proxyline(c, &line);
+    return (size_t)end - before;
+}
+
 static size_t http1_on_data(struct conn *c, uint8_t *data, size_t len)
 {
     size_t at = 0;
     uint64_t end_of_turn = 0; /* not asked for until there is a second request */
     while (at < len && c->state == CONN_OPEN && c->ops == &http1_ops) {
         const struct http1 *h = conn_session(c);
-        if (h->state == HTTP1_ASKED)
+        if (h->state == HTTP1_PROXYLINE)
+            at += http1_read_proxyline(c, data + at, len - at);
+        else if (h->state == HTTP1_ASKED)
             return at + http1_keep_early(c, data + at, len - at);
-        if (h->state == HTTP1_BODY)
+        else if (h->state == HTTP1_BODY)
             at += http1_read_body(c, data + at, len - at);
         else if (at > 0 && http1_is_full(c))
             return at + http1_pause(c, data + at, len - at);
@@ -565,6 +655,8 @@ static void http1_on_timeout(struct conn *c)
         conn_close(c);
     else if (h->request != NULL)
         http1_on_wait(c);
+    else if (h->state == HTTP1_PROXYLINE)
+        conn_close(c);
     else if (h->state == HTTP1_HEAD && h->in.len == 0 && (h->answered || http1_is_stopping(c)))
         conn_close(c); /* nothing was asked, or nothing more */
     else if (http1_is_stopping(c))
@@ -618,45 +710,35 @@ static const struct conn_ops http1_ops = {
 
 /* ---- accepting ---- */
 
-/* Why a new connection gets no place; status 0 when it does. `*place` is then its place in the count of its
- * address. */
-static int http1_no_room(struct worker *w, const struct sockaddr *peer, uint32_t *place, const char **detail)
-{
-    uint64_t limit = (uint64_t)w->config->max_connections;
-    uint64_t per_address = (uint64_t)w->config->max_connections_per_address;
-    *place = 0;
-    if (limit > 0 && worker_total_conns() - atomic_load(&http1_refused) >= limit) {
-        metrics_add(w->metrics, METRIC_REFUSED_FULL, 1);
-        *detail = "The server has as many connections as it may; try again later.";
-        return 503;
-    }
-    if (per_address > 0 && (*place = peers_enter(peer, per_address)) == 0) {
-        metrics_add(w->metrics, METRIC_REFUSED_ADDRESS, 1);
-        *detail = "Your address has as many connections as it may (max_connections_per_address).";
-        return 429;
-    }
-    return 0;
-}
-
-static struct http1 *http1_create(const struct sockaddr *peer)
+static struct http1 *http1_create(const struct sockaddr *peer, bool proxied)
 {
     struct http1 *h = calloc(1, sizeof *h);
     if (h == NULL)
         return NULL;
-    size_t peer_len = peer->sa_family == AF_INET6  ? sizeof h->peer.in6
-                      : peer->sa_family == AF_INET ? sizeof h->peer.in
-                                                   : sizeof peer->sa_family;
-    memcpy(&h->peer, peer, peer_len);
+    h->state = proxied ? HTTP1_PROXYLINE : HTTP1_HEAD;
+    http1_set_peer(h, peer);
     return h;
 }
 
-void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer)
+/* Whether a connection that is to begin with the PROXY protocol comes from one who may say so. */
+static bool http1_is_trusted(const struct worker *w, const struct sockaddr *peer)
 {
-    uint32_t place;
+    if (w->trusted_proxies != NULL && cidr_list_has(w->trusted_proxies, peer))
+        return true;
+    struct log_context about = {.worker = w->index};
+    log_write(LOG_WARN, &about, "a connection to a proxy: address is not from trusted_proxies: closed");
+    return false;
+}
+
+void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool proxied)
+{
+    uint32_t place = 0;
     const char *detail;
-    int refusal = http1_no_room(w, peer, &place, &detail);
+    int refusal = http1_is_full_of_connections(w, &detail);
+    if (refusal == 0 && !proxied)
+        refusal = http1_no_place(w, peer, &place, &detail);
     bool slack = refusal == 0 || atomic_load(&http1_refused) < HTTP1_REFUSAL_SLACK;
-    struct http1 *h = slack ? http1_create(peer) : NULL;
+    struct http1 *h = slack && (!proxied || http1_is_trusted(w, peer)) ? http1_create(peer, proxied) : NULL;
     struct conn *c = NULL;
     if (h == NULL)
         close(fd);
@@ -668,7 +750,9 @@ void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer)
         return;
     }
     c->timer.user = place;
-    http1_wait(c, w->stopping ? HTTP1_STOP_GRACE_S : w->config->handshake_timeout);
+    http1_wait(c, w->stopping ? HTTP1_STOP_GRACE_S
+                  : proxied   ? w->config->proxy_timeout
+                              : w->config->handshake_timeout);
     if (refusal != 0) {
         h->refused = true;
         atomic_fetch_add(&http1_refused, 1);

@@ -2,6 +2,8 @@
  * The HTTP/1.x side of a connection: reads requests one after the other, under limits and deadlines, hands
  * them up, and sends the answers in their order. The thread of its worker.
  *
+ *   (PROXYLINE, on listeners with "proxy:", comes before the first HEAD)
+ *
  *             head                  body                 answered, and the connection is kept
  *   HEAD -------------> BODY -----------------+     +------------------------------------------> HEAD
  *    ^ |                                      v     |
@@ -36,8 +38,10 @@ struct http1_handler {
     void (*on_drained)(struct conn *c, void *request);
 };
 
-/* worker_hooks.on_accept: starts a connection in its HTTP phase, or refuses it. */
-void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer);
+/* worker_hooks.on_accept: starts a connection in its HTTP phase, or refuses it. One that is `proxied` comes
+ * from a trusted proxy and begins with the PROXY protocol, which tells the client's address; any other is
+ * closed. */
+void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
 
 /* Answers the request at hand. */
 void http1_answer(struct conn *c, const struct response *r);

@@ -21,7 +21,11 @@
 #define LISTENER_BATCH   64  /* connections accepted in one go, so that the others are served too */
 #define LISTENER_PAUSE_S 0.5 /* rest when the process is out of descriptors */
 
+/* What stands before an address whose connections begin with the PROXY protocol. */
+#define LISTENER_PROXY "proxy:"
+
 struct listener {
+    bool proxied;
     ev_io io;
     ev_timer pause;
     struct worker *worker;
@@ -47,6 +51,13 @@ static int listener_parse_unix(const char *path, struct listener_address *a, str
     memcpy(un->sun_path, path, strlen(path) + 1);
     a->len = sizeof *un;
     return 0;
+}
+
+static const char *listener_skip_proxy(const char *spec, bool *proxied)
+{
+    size_t n = strlen(LISTENER_PROXY);
+    *proxied = strncmp(spec, LISTENER_PROXY, n) == 0;
+    return *proxied ? spec + n : spec;
 }
 
 static int listener_parse(const char *spec, struct listener_address *a, struct err *e)
@@ -88,7 +99,8 @@ static int listener_parse(const char *spec, struct listener_address *a, struct e
 int listener_check(const char *spec, struct err *e)
 {
     struct listener_address a;
-    return listener_parse(spec, &a, e);
+    bool proxied;
+    return listener_parse(listener_skip_proxy(spec, &proxied), &a, e);
 }
 
 static void listener_name(struct listener_set *set, const struct listener_address *a)
@@ -147,6 +159,7 @@ int listener_bind(struct listener_set *set, const char *spec, size_t count, stru
 {
     struct listener_address a;
     memset(set, 0, sizeof *set);
+    spec = listener_skip_proxy(spec, &set->proxied);
     if (listener_parse(spec, &a, e) < 0)
         return -1;
     if (a.sa.ss_family == AF_UNIX) {
@@ -207,7 +220,7 @@ static void listener_accept(struct listener *l, unsigned limit)
         int fd = accept4(l->io.fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             metrics_add(w->metrics, METRIC_ACCEPTED, 1);
-            w->hooks->on_accept(w, fd, (const struct sockaddr *)&peer);
+            w->hooks->on_accept(w, fd, (const struct sockaddr *)&peer, l->proxied);
         } else if (errno == EAGAIN)
             return;
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -237,6 +250,7 @@ int listener_add(struct worker *w, struct listener_set *set, size_t number)
     if (l == NULL)
         return -1;
     l->worker = w;
+    l->proxied = set->proxied;
     ev_io_init(&l->io, listener_on_io, set->fds[number], EV_READ);
     l->io.data = l;
     ev_timer_init(&l->pause, listener_on_pause_over, 0, 0);

@@ -3,6 +3,7 @@
 #ifndef TIDEWIRE_NET_LISTENER_H
 #define TIDEWIRE_NET_LISTENER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/err.h"
@@ -13,13 +14,15 @@ struct worker;
 struct listener_set {
     int *fds;
     size_t nfds;
-    char text[128];  /* "127.0.0.1:8080" with the port that was picked, "unix:/path" */
+    char text[128]; /* "127.0.0.1:8080" with the port that was picked, "unix:/path" */
+    bool proxied;
     char *unix_path; /* to be removed at the end; NULL for TCP */
 };
 
-/* Binds `spec` ("ADDR:PORT", "[ADDR]:PORT", "NAME:PORT", "*:PORT", "unix:/path") `count` times with
- * SO_REUSEPORT, once for a unix path. The first socket is bound without it, so a second server gets "address
- * in use" instead of silently sharing the port. 0, or -1 with `e` filled. */
+/* Binds `spec` ("ADDR:PORT", "[ADDR]:PORT", "NAME:PORT", "*:PORT", "unix:/path", each also behind "proxy:"
+ * for connections that begin with the PROXY protocol) `count` times with SO_REUSEPORT, once for a unix path.
+ * The first socket is bound without it, so a second server gets "address in use" instead of silently sharing
+ * the port. 0, or -1 with `e` filled. */
 int listener_bind(struct listener_set *set, const char *spec, size_t count, struct err *e);
 
 /* Closes sockets that no worker has taken and removes a unix path. */

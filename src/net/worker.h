@@ -17,6 +17,7 @@
 #include "base/config.h"
 #include "base/list.h"
 #include "base/metrics.h"
+#include "net/cidr.h"
 #include "net/conn.h"
 #include "net/mailbox.h"
 #include "net/outq.h"
@@ -28,8 +29,9 @@ struct worker;
 
 /* What the layers above do with a worker; the only way `net` reaches upward. All on the worker's thread. */
 struct worker_hooks {
-    void (*on_start)(struct worker *w);                                       /* the thread has begun */
-    void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer); /* takes fd over */
+    void (*on_start)(struct worker *w); /* the thread has begun */
+    /* Takes fd over. With `proxied` the connection begins with the PROXY protocol. */
+    void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
     void (*on_due)(struct worker *w);  /* worker->due was set: at the end of the loop iteration */
     void (*on_exit)(struct worker *w); /* the loop is over: release what the layers hold */
 };
@@ -52,6 +54,7 @@ struct worker {
     bool stopping;
     bool due; /* the layers above want on_due */
     const struct config *config;
+    const struct cidr_list *trusted_proxies; /* of the process; NULL: none */
     const struct worker_hooks *hooks;
     void *layer[WORKER_LAYERS];
     struct wheel wheel;

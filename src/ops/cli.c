@@ -162,6 +162,15 @@ static int cli_check_origins(const struct config *config, struct err *e)
     return 0;
 }
 
+static int cli_check_proxies(struct cli *cli, struct err *e)
+{
+    const struct config_list *list = &cli->config.trusted_proxies;
+    for (size_t i = 0; i < list->n; i++)
+        if (cidr_list_add(&cli->trusted_proxies, list->item[i], strlen(list->item[i]), e) < 0)
+            return err_prefix(e, "trusted_proxies: ");
+    return 0;
+}
+
 /* Flags over environment over file over defaults. */
 static int cli_apply(const struct cli_parse *p, char **environment, struct err *e)
 {
@@ -188,7 +197,7 @@ static int cli_apply(const struct cli_parse *p, char **environment, struct err *
         if (config_set(config, s->key, s->arg, s->value, again, e) < 0)
             return -1;
     }
-    return cli_check_origins(config, e);
+    return cli_check_origins(config, e) < 0 ? -1 : cli_check_proxies(p->cli, e);
 }
 
 /* The file of SCRIPT|DIR. */

@@ -384,7 +384,7 @@ static bool dispatch_has_body(const struct head *head)
 static void dispatch_answer_fallback(struct conn *c, const struct head *head,
                                      const struct exchange_fallback *f)
 {
-    if (dispatch_has_body(head)) /* nobody is going to read it */
+    if (dispatch_has_body(head) || upgrade_wanted(head)) /* nobody is going to read what follows */
         http1_last(c);
     if (f->status >= 400)
         http1_error(c, f->status, f->detail, f->fields);
