@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * A streaming decoder of the chunked transfer coding (RFC 9112, 7.1), as strict as its grammar.
  *
- *     SIZE --[extensions]--> SIZE_LF --> DATA --> DATA_CR --> DATA_LF --> AGAIN --> SIZE
- *                              |
- *                              +--> LINE --CR--> END_LF --> END          (the size was 0)
- *                                    ^ |
- *                            LINE_LF-+ +--> FIELD --':'--> TEXT --CR--> LINE_LF
- *
  * Pure: no sockets, no Lua; any thread. A `struct chunked` owns and borrows nothing. */
 #ifndef TIDEWIRE_HTTP_CHUNKED_H
 #define TIDEWIRE_HTTP_CHUNKED_H
