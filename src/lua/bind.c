@@ -3,6 +3,7 @@
 #include "lua/bind.h"
 
 #include "lua/bind_app.h"
+#include "lua/bind_json.h"
 #include "lua/bind_log.h"
 #include "lua/bind_promise.h"
 #include "lua/bind_req.h"
@@ -13,6 +14,7 @@
 static int bind_open(lua_State *L)
 {
     bind_app_open(L);
+    bind_json_open(L);
     bind_log_open(L);
     bind_promise_open(L);
     bind_req_open(L);
