@@ -257,6 +257,15 @@ void http1_put_off(struct conn *c, void *request, double seconds, bool needs_pee
     http1_wait(c, seconds > 0 ? seconds : 1e7);
 }
 
+/* Until the request's time is over, with looks at a peer that is not being read. */
+static void http1_wait_on(struct conn *c)
+{
+    const struct http1 *h = conn_session(c);
+    int32_t left = (int32_t)(h->due - c->worker->wheel.now);
+    double seconds = left > 0 ? left * WHEEL_TICK_MS / 1000.0 : 0;
+    conn_set_deadline(c, c->paused && seconds > HTTP1_PROBE_S ? HTTP1_PROBE_S : seconds);
+}
+
 /* What comes behind a request that is ASKED. */
 static size_t http1_keep_early(struct conn *c, const uint8_t *data, size_t len)
 {
@@ -265,7 +274,7 @@ static size_t http1_keep_early(struct conn *c, const uint8_t *data, size_t len)
         conn_close(c);
     else if (h->in.len > (size_t)c->worker->config->read_ahead) {
         conn_pause(c);
-        conn_set_deadline(c, HTTP1_PROBE_S);
+        http1_wait_on(c);
     }
     return len;
 }
@@ -605,7 +614,7 @@ static void http1_on_eof(struct conn *c)
         h->ended = true; /* it may still read: the answer follows */
         h->keep = false;
         conn_pause(c);
-        conn_set_deadline(c, HTTP1_PROBE_S);
+        http1_wait_on(c);
     } else if (h->state == HTTP1_HEAD && h->in.len > 0)
         http1_fail(c, 400, "The request ended before its headers did.");
     else if (h->state == HTTP1_BODY)
@@ -628,10 +637,10 @@ static void http1_on_wait(struct conn *c)
                                         : "The answer took longer than the server's time limit.");
     } else if (c->paused && conn_peer_gone(c, h->needs_peer))
         conn_close(c);
-    else {
-        double seconds = left > 0 ? left * WHEEL_TICK_MS / 1000.0 : HTTP1_PROBE_S;
-        conn_set_deadline(c, c->paused && seconds > HTTP1_PROBE_S ? HTTP1_PROBE_S : seconds);
-    }
+    else if (left > 0)
+        http1_wait_on(c);
+    else
+        conn_set_deadline(c, HTTP1_PROBE_S);
 }
 
 /* Whether the peer goes on taking what it is sent; then it gets more time. */

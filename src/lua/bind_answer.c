@@ -15,6 +15,14 @@
 #define BIND_ANSWER_HEADERS "tidewire.response.headers"
 #define BIND_ANSWER_FIELDS  16384 /* bytes of header lines */
 
+const char *bind_answer_place(lua_State *L, int index, const char *what)
+{
+    lua_Debug ar;
+    lua_pushvalue(L, index);
+    lua_getinfo(L, ">S", &ar);
+    return lua_pushfstring(L, "%s (%s:%d)", what, ar.short_src, ar.linedefined);
+}
+
 /* ---- header tables ---- */
 
 /* Pushes the key of the table at 1 that equals the name at 2 but for case; false when there is none. */
@@ -98,14 +106,13 @@ bool bind_answer_is_accept(lua_State *L, int index)
     return bind_answer_has_type(L, index, BIND_ANSWER_ACCEPT);
 }
 
-void bind_answer_accept(lua_State *L, int index)
+void bind_answer_accept(lua_State *L, int index, const char *what)
 {
-    index = lua_absindex(L, index);
     lua_createtable(L, 0, 2);
     luaL_setmetatable(L, BIND_ANSWER_ACCEPT);
     lua_pushinteger(L, 101);
     lua_setfield(L, -2, "status");
-    bind_answer_push_headers(L, index, "should_upgrade");
+    bind_answer_push_headers(L, index, what);
     lua_setfield(L, -2, "headers");
 }
 
@@ -138,10 +145,10 @@ void bind_answer_normalise(lua_State *L, int index, const char *what)
                    type == LUA_TNIL ? "nothing" : lua_typename(L, type));
 }
 
-int bind_answer_status(lua_State *L, int index)
+int bind_answer_status(lua_State *L, int index, const char *what)
 {
     lua_getfield(L, index, "status");
-    lua_Integer status = bind_answer_check_status(L, lua_gettop(L), "response");
+    lua_Integer status = bind_answer_check_status(L, lua_gettop(L), what);
     lua_pop(L, 1);
     return (int)status;
 }
@@ -160,53 +167,55 @@ static bool bind_answer_owns(const char *name, bool upgrade)
 }
 
 /* The value at the top as one line (RFC 9110, 5.5: no control characters but tab). */
-static void bind_answer_write_line(lua_State *L, struct buf *fields, const char *name)
+static void bind_answer_write_line(lua_State *L, struct buf *fields, const char *name, const char *what)
 {
     size_t len;
     if (lua_type(L, -1) != LUA_TSTRING && lua_type(L, -1) != LUA_TNUMBER)
-        luaL_error(L, "the header %s is a %s, not a string", name, luaL_typename(L, -1));
+        luaL_error(L, "%s: the header %s is a %s, not a string", what, name, luaL_typename(L, -1));
     lua_pushvalue(L, -1); /* a number must not become a string in the script's own table */
     const char *value = lua_tolstring(L, -1, &len);
     for (size_t i = 0; i < len; i++) {
         unsigned char byte = (unsigned char)value[i];
         if ((byte < 0x20 && byte != '\t') || byte == 0x7f)
-            luaL_error(L, "the value of header %s has a control character (byte %d)", name, (int)byte);
+            luaL_error(L, "%s: the value of header %s has a control character (byte %d)", what, name,
+                       (int)byte);
     }
     if (fields->len + strlen(name) + len + 4 > BIND_ANSWER_FIELDS)
-        luaL_error(L, "the headers take more than %d bytes", BIND_ANSWER_FIELDS);
+        luaL_error(L, "%s: the headers take more than %d bytes", what, BIND_ANSWER_FIELDS);
     if (buf_puts(fields, name) < 0 || buf_puts(fields, ": ") < 0 || buf_append(fields, value, len) < 0 ||
         buf_puts(fields, "\r\n") < 0)
-        luaL_error(L, "out of memory");
+        luaL_error(L, "%s: out of memory", what);
     lua_pop(L, 1);
 }
 
-void bind_answer_write_fields(lua_State *L, int index, struct buf *fields, bool upgrade, bool *has_type)
+void bind_answer_write_fields(lua_State *L, int index, struct buf *fields, bool upgrade, bool *has_type,
+                              const char *what)
 {
     index = lua_absindex(L, index);
     if (!lua_istable(L, index))
-        luaL_error(L, "the headers are a %s, not a table", luaL_typename(L, index));
+        luaL_error(L, "%s: the headers are a %s, not a table", what, luaL_typename(L, index));
     luaL_checkstack(L, 8, NULL);
     lua_pushnil(L);
     while (lua_next(L, index) != 0) {
         size_t len;
         if (lua_type(L, -2) != LUA_TSTRING)
-            luaL_error(L, "a header's name is a string, not a %s", luaL_typename(L, -2));
+            luaL_error(L, "%s: a header's name is a string, not a %s", what, luaL_typename(L, -2));
         const char *name = lua_tolstring(L, -2, &len);
         if (!subprotocol_is_token(name, len))
-            luaL_error(L, "'%s' is not a name for a header", name);
+            luaL_error(L, "%s: '%s' is not a name for a header", what, name);
         if (bind_answer_owns(name, upgrade))
-            luaL_error(L, "the header %s is the server's own%s", name,
+            luaL_error(L, "%s: the header %s is the server's own%s", what, name,
                        strcasecmp(name, "Sec-WebSocket-Protocol") == 0 ? "; use the route's option protocols"
                                                                        : "");
         *has_type = *has_type || strcasecmp(name, "Content-Type") == 0;
         lua_Integer n = lua_istable(L, -1) ? luaL_len(L, -1) : 0;
         for (lua_Integer i = 1; i <= n; i++) {
             lua_geti(L, -1, i);
-            bind_answer_write_line(L, fields, name);
+            bind_answer_write_line(L, fields, name, what);
             lua_pop(L, 1);
         }
         if (!lua_istable(L, -1))
-            bind_answer_write_line(L, fields, name);
+            bind_answer_write_line(L, fields, name, what);
         lua_pop(L, 1);
     }
 }

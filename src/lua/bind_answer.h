@@ -16,16 +16,21 @@ void bind_answer_open(lua_State *L);
  * nothing; `what` begins the message. */
 void bind_answer_normalise(lua_State *L, int index, const char *what);
 
-/* The response object that accepts a handshake, with the headers in the table at `index` (or none). */
-void bind_answer_accept(lua_State *L, int index);
+/* Pushes the response object that accepts a handshake, with the headers in the table at `index`; 0 is none.
+ */
+void bind_answer_accept(lua_State *L, int index, const char *what);
 bool bind_answer_is_accept(lua_State *L, int index);
 
 /* The status of the response object at `index`; raises when it is none. */
-int bind_answer_status(lua_State *L, int index);
+int bind_answer_status(lua_State *L, int index, const char *what);
+
+/* Pushes "what (main.lua:12)": who is to blame for an answer, by the place of the function at `index`. */
+const char *bind_answer_place(lua_State *L, int index, const char *what);
 
 /* Writes the headers in the table at `index` (names, with a string, a number or a list of those each) as
  * lines. Raises for what is no header, and for those that are the server's own. Sets *has_type when
  * Content-Type is among them. */
-void bind_answer_write_fields(lua_State *L, int index, struct buf *fields, bool upgrade, bool *has_type);
+void bind_answer_write_fields(lua_State *L, int index, struct buf *fields, bool upgrade, bool *has_type,
+                              const char *what);
 
 #endif

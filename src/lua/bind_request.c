@@ -178,14 +178,14 @@ static int bind_request_set_body(lua_State *L, struct exchange *x, bool has_type
 }
 
 /* The response object at the top. */
-static int bind_request_answer(lua_State *L, struct exchange *x)
+static int bind_request_answer(lua_State *L, struct exchange *x, const char *what)
 {
     bool has_type = false;
     int response = lua_gettop(L);
     x->accepted = x->upgrade && bind_answer_is_accept(L, response);
-    x->status = x->accepted ? 101 : bind_answer_status(L, response);
+    x->status = x->accepted ? 101 : bind_answer_status(L, response, what);
     lua_getfield(L, response, "headers");
-    bind_answer_write_fields(L, -1, &x->fields, x->accepted, &has_type);
+    bind_answer_write_fields(L, -1, &x->fields, x->accepted, &has_type, what);
     lua_getfield(L, response, "body");
     return x->accepted || lua_isnil(L, -1) ? 0 : bind_request_set_body(L, x, has_type);
 }
@@ -199,8 +199,9 @@ static int bind_request_done(lua_State *L, int status, lua_KContext context)
         x->status = 200;
         return bind_request_set_body(L, x, false);
     }
-    bind_answer_normalise(L, 1, "the handler");
-    return bind_request_answer(L, x);
+    const char *what = exchange_what(x);
+    bind_answer_normalise(L, 1, what);
+    return bind_request_answer(L, x, what);
 }
 
 int bind_request_run(lua_State *L)

@@ -7,47 +7,46 @@
 #include "base/utf8.h"
 #include "lua/bind_answer.h"
 
-static int bind_upgrade_misused(lua_State *L)
+/* false [, status [, body [, headers]]]: as a handler would answer it. `what` is below the top. */
+static void bind_upgrade_refuse(lua_State *L, const char *what)
 {
-    lua_Debug ar;
-    lua_pushvalue(L, lua_upvalueindex(1));
-    lua_getinfo(L, ">S", &ar);
-    return luaL_error(L,
-                      "should_upgrade (%s:%d) returned %s; it must return true, a table of headers, or "
-                      "false [, status [, body [, headers]]]",
-                      ar.short_src, ar.linedefined, luaL_typename(L, 1));
-}
-
-/* false [, status [, body [, headers]]] */
-static int bind_upgrade_refuse(lua_State *L)
-{
-    lua_Integer status = luaL_optinteger(L, 2, 403);
-    size_t len;
-    const char *body = luaL_optlstring(L, 3, "", &len);
+    size_t len = 0;
+    const char *body = lua_type(L, 3) == LUA_TSTRING ? lua_tolstring(L, 3, &len) : "";
+    if (lua_isnil(L, 2))
+        lua_pushinteger(L, 403);
+    else
+        lua_pushvalue(L, 2);
+    lua_Integer status = lua_isinteger(L, -1) ? lua_tointeger(L, -1) : 0;
     if (status < 300 || status > 599)
-        luaL_error(L, "should_upgrade: %I is not a status that refuses; use one from 300 to 599", status);
+        luaL_error(L, "%s: %s is not a status that refuses; use a whole number from 300 to 599", what,
+                   luaL_tolstring(L, 2, NULL));
+    if (!lua_isnil(L, 3) && lua_type(L, 3) != LUA_TSTRING)
+        luaL_error(L, "%s: the body is a %s, not a string", what, luaL_typename(L, 3));
     if (!utf8_valid(body, len))
-        luaL_error(L, "should_upgrade: the body is not UTF-8");
-    lua_pushinteger(L, status);
-    lua_replace(L, 1);
+        luaL_error(L, "%s: the body is not UTF-8", what);
+    int base = lua_gettop(L);
     lua_pushvalue(L, 3);
-    lua_replace(L, 2);
     lua_pushvalue(L, 4);
-    lua_replace(L, 3);
-    lua_settop(L, 3);
-    bind_answer_normalise(L, 1, "should_upgrade");
-    return 1;
+    bind_answer_normalise(L, base, what);
 }
 
+/* The four results are at 1 to 4. */
 static int bind_upgrade_done(lua_State *L, int status, lua_KContext context)
 {
     (void)status;
     (void)context;
-    if (!lua_istable(L, 1) && !lua_isboolean(L, 1))
-        return bind_upgrade_misused(L);
-    if (lua_isboolean(L, 1) && !lua_toboolean(L, 1))
-        return bind_upgrade_refuse(L);
-    bind_answer_accept(L, lua_istable(L, 1) ? 1 : 5);
+    const char *what = bind_answer_place(L, lua_upvalueindex(1), "should_upgrade");
+    if (lua_istable(L, 1))
+        bind_answer_accept(L, 1, what);
+    else if (!lua_isboolean(L, 1))
+        return luaL_error(L,
+                          "%s returned %s; it must return true, a table of headers, or "
+                          "false [, status [, body [, headers]]]",
+                          what, luaL_typename(L, 1));
+    else if (lua_toboolean(L, 1))
+        bind_answer_accept(L, 0, what);
+    else
+        bind_upgrade_refuse(L, what);
     return 1;
 }
 
@@ -63,8 +62,7 @@ static int bind_upgrade_ask(lua_State *L)
 
 static int bind_upgrade_accept(lua_State *L)
 {
-    lua_settop(L, 0);
-    bind_answer_accept(L, 1);
+    bind_answer_accept(L, 0, "accept");
     return 1;
 }
 

@@ -177,10 +177,11 @@ static int bind_ws_pong(lua_State *L)
 }
 
 /* Queues a message; the completion at index 3 hears of it, whatever becomes of it. */
-static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len)
+static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len,
+                             const char *what)
 {
     struct session *s = box->session;
-    struct session_done *done = bind_done_take(L, 3, "ws:send");
+    struct session_done *done = bind_done_take(L, 3, what);
     if (text && !utf8_valid(data, len)) {
         if (done != NULL)
             done->complete(done, "not UTF-8");
@@ -224,7 +225,7 @@ static int bind_ws_send(lua_State *L)
     bool bytes = lua_type(L, 2) == LUA_TTABLE;
     lua_settop(L, 3);
     const char *data = bytes ? bind_ws_bytes(L, &len) : luaL_checklstring(L, 2, &len);
-    return bind_ws_send_data(L, box, !bytes, data, len);
+    return bind_ws_send_data(L, box, !bytes, data, len, "ws:send");
 }
 
 /* ws:send_binary(bytes [, done]) */
@@ -233,7 +234,7 @@ static int bind_ws_send_binary(lua_State *L)
     const struct bind_ws *box = bind_ws_check(L);
     size_t len;
     const char *bytes = luaL_checklstring(L, 2, &len);
-    return bind_ws_send_data(L, box, false, bytes, len);
+    return bind_ws_send_data(L, box, false, bytes, len, "ws:send_binary");
 }
 
 unsigned bind_ws_check_close(lua_State *L, int index, const char *what, const char **reason, size_t *len)

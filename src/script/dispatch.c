@@ -239,6 +239,8 @@ void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route
     vm_hold_connection(vm);
     struct dispatch_open open = {s, r->handler, request};
     dispatch_run(s, vm->bindings->ws_open, &open);
+    if (c->worker->stopping)
+        session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
 }
 
 /* ---- by connection id ---- */

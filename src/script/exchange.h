@@ -43,6 +43,12 @@ struct exchange {
     int stream;               /* registry reference of what stands between `write` and this; or LUA_NOREF */
 };
 
+/* Whose answer it is, for messages: "GET /chat (main.lua:12)". */
+static inline const char *exchange_what(const struct exchange *x)
+{
+    return x->route >= 0 ? x->vm->routes[x->route].what : "app.use";
+}
+
 /* Asks the script; answers when it has. Takes the bytes of *body, which may be NULL. */
 void exchange_start(struct conn *c, struct head *head, struct vm *vm, const struct exchange *how,
                     struct buf *body);

@@ -195,7 +195,7 @@ static void sched_report(struct vm *vm, lua_State *co, int status, bool cut, con
     else if (why != NULL)
         log_text(LOG_ERROR, about, why, len);
     else
-        log_write(LOG_ERROR, about, "unknown error");
+        log_write(LOG_ERROR, about, "(error object is a %s value)", luaL_typename(co, -1));
 }
 
 /* The coroutine has come to its end; on success it is as good as new. */

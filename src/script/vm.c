@@ -93,9 +93,15 @@ struct vm_route *vm_add_route(lua_State *L, enum router_method method, int patte
     if (router_count(vm->router) == VM_ROUTES)
         luaL_error(L, "more than %d routes", VM_ROUTES);
     struct vm_route *route = vm_reserve_route(L, vm, router_count(vm->router));
-    if (router_add(vm->router, method, pattern, len, where, &e) < 0) {
+    int number = router_add(vm->router, method, pattern, len, where, &e);
+    if (number < 0) {
         lua_pushstring(L, e.text);
         lua_error(L);
+    }
+    if (asprintf(&route->what, "%s %s (%s)", router_method_name(method),
+                 router_route(vm->router, (size_t)number)->pattern, where) < 0) {
+        route->what = NULL;
+        luaL_error(L, "out of memory");
     }
     return route;
 }
@@ -103,6 +109,7 @@ struct vm_route *vm_add_route(lua_State *L, enum router_method method, int patte
 static void vm_free_routes(struct vm *vm)
 {
     for (size_t i = 0; vm->router != NULL && i < router_count(vm->router); i++) {
+        free(vm->routes[i].what);
         config_list_free(vm->routes[i].protocols);
         config_list_free(vm->routes[i].origins);
     }

@@ -69,8 +69,9 @@ struct vm {
 struct vm_route {
     int handler; /* registry references; LUA_NOREF is none */
     int should_upgrade;
-    int chain; /* function(req): the handler in its middleware; LUA_NOREF: a handshake that nobody is asked
-                  about */
+    int chain;  /* function(req): the handler in its middleware; LUA_NOREF: a handshake that nobody is asked
+                   about */
+    char *what; /* owned; "GET /chat (main.lua:12)" */
     uint64_t max_body;
     double request_timeout;
     struct session_limits limits;

@@ -145,8 +145,10 @@ static unsigned inbound_on_header(void *to, const struct framer_header *h)
 static unsigned inbound_reserve(struct session *s, size_t len)
 {
     struct inbound *in = &s->more->in;
-    size_t before = in->body.cap;
-    if (session_over_limit(s, METRIC_REASSEMBLY_BYTES, s->conn->worker->config->reassembly_limit, len)) {
+    size_t before = in->body.cap, growth = before > len ? before : len; /* it doubles */
+    /* One whose handler is suspended is going to be paused instead. */
+    if (in->suspended == 0 &&
+        session_over_limit(s, METRIC_REASSEMBLY_BYTES, s->conn->worker->config->reassembly_limit, growth)) {
         metrics_add(session_metrics(s), METRIC_REASSEMBLY_REFUSED, 1);
         return CLOSECODE_TRY_AGAIN_LATER;
     }
