@@ -50,9 +50,10 @@ struct cookie {
 
 /* Appends the value of a Set-Cookie field. 0, or -1 with *e saying what a script has to change: then `out` is
  * as it was. Refused is what a browser would drop or read differently: a name that is no token, a value with
- * other than cookie-octets, more than 4,096 bytes of both, a path that does not begin with '/', attributes
- * with ';', control characters or more than 1,024 bytes, SameSite=None without Secure, a name with the prefix
- * __Secure- or __Host- (in any case) without what it promises (6265bis, 4.1.3). */
+ * other than cookie-octets, more than 4,096 bytes of both; a path that does not begin with '/', an empty
+ * domain, one of them with ';', a control or non-ASCII character or more than 1,024 bytes; SameSite=None
+ * without Secure; a name that begins with __Secure- or __Host- (in any case) without what that promises
+ * (6265bis, 4.1.3). */
 int cookie_write(struct buf *out, const struct cookie *c, struct err *e);
 
 #endif

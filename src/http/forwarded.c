@@ -53,23 +53,16 @@ struct walk {
     struct text rest; /* of the field at hand */
 };
 
-static bool is_escaped(const char *begin, const char *at)
-{
-    size_t backslashes = 0;
-    while (at > begin && *--at == '\\')
-        backslashes++;
-    return backslashes % 2 == 1;
-}
-
-/* Cuts the last element off, without the blanks around it. A comma between quotes separates nothing. With a
- * quote too few the element is all there is, and malformed. */
+/* Cuts the last element off, without the blanks around it. A comma between quotes separates nothing. In a
+ * sound element a backslash stands before each quote within a quoted text and before no other; wherever one
+ * that is not sound is cut, it is malformed. */
 static struct text cut_last(struct text *list)
 {
     const char *begin = list->at, *end = begin + list->len, *at = end;
     bool quoted = false;
     while (at > begin && (quoted || at[-1] != ','))
         if (*--at == '"')
-            quoted = !quoted || is_escaped(begin, at);
+            quoted = !quoted || (at > begin && at[-1] == '\\');
     list->len = at > begin ? (size_t)(at - begin) - 1 : 0;
     while (end > at && is_blank(end[-1]))
         end--;

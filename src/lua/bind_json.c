@@ -262,9 +262,10 @@ int bind_json_decode(lua_State *L, const char *text, size_t len)
 {
     luaL_checkstack(L, LUA_MINSTACK, "json");
     lua_rawgetp(L, LUA_REGISTRYINDEX, &work_key);
-    lua_toclose(L, -1);
     int base = lua_gettop(L);
     struct work *w = lua_touserdata(L, base);
+    work_release(w); /* when memory is out, Lua may be unable to call __close */
+    lua_toclose(L, base);
     int n = decode_with(L, w, text, len);
     lua_rotate(L, base + 1, n);
     lua_settop(L, base + n);

@@ -516,9 +516,10 @@ void bind_json_out_push(lua_State *L, int index, const struct bind_json_out_styl
     struct place whole = {0};
     luaL_checkstack(L, LUA_MINSTACK, "json");
     lua_rawgetp(L, LUA_REGISTRYINDEX, &out_key);
-    lua_toclose(L, -1);
     int base = lua_gettop(L);
     w.out = lua_touserdata(L, base);
+    out_release(w.out); /* when memory is out, Lua may be unable to call __close */
+    lua_toclose(L, base);
     bind_json_push_array_meta(L);
     w.array_meta = lua_gettop(L);
     lua_pushvalue(L, value);

@@ -48,11 +48,11 @@ static void clear_host_bits(struct cidr *c)
     memset(c->address + whole + 1, 0, sizeof c->address - whole - 1);
 }
 
-/* Takes the IPv6 clothes off. */
+/* Takes the IPv6 clothes off. Only IPv6 has as many bits. */
 static void unmap(struct cidr *c)
 {
     static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-    if (c->family != AF_INET6 || c->bits < 96 || memcmp(c->address, mapped, sizeof mapped) != 0)
+    if (c->bits < 96 || memcmp(c->address, mapped, sizeof mapped) != 0)
         return;
     *c = (struct cidr){
         .family = AF_INET,

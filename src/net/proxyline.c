@@ -175,7 +175,7 @@ static int parse_v2(const uint8_t *data, size_t len, struct proxyline *out)
 int proxyline_parse(const uint8_t *data, size_t len, struct proxyline *out)
 {
     if (begins(data, len, V1_MARK, strlen(V1_MARK)))
-        return len > strlen(V1_MARK) ? parse_v1((const char *)data, len, out) : NOT_WHOLE;
+        return parse_v1((const char *)data, len, out);
     if (begins(data, len, v2_mark, sizeof v2_mark))
         return parse_v2(data, len, out);
     return MALFORMED;
