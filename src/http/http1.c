@@ -634,7 +634,8 @@ static void http1_on_wait(struct conn *c)
         http1_give_up_request(c);
         http1_fail(c, 503,
                    http1_is_stopping(c) ? "The server is stopping."
-                                        : "The answer took longer than the server's time limit.");
+                   : h->needs_peer      ? "The decision took longer than handshake_timeout."
+                                        : "The answer took longer than request_timeout.");
     } else if (c->paused && conn_peer_gone(c, h->needs_peer))
         conn_close(c);
     else if (left > 0)

@@ -28,9 +28,9 @@ const char *bind_answer_place(lua_State *L, int index, const char *what)
 /* Pushes the key of the table at 1 that equals the name at 2 but for case; false when there is none. */
 static bool bind_answer_find_key(lua_State *L)
 {
-    const char *name = lua_tostring(L, 2);
     if (lua_type(L, 2) != LUA_TSTRING)
         return false;
+    const char *name = lua_tostring(L, 2);
     lua_pushnil(L);
     while (lua_next(L, 1) != 0) {
         lua_pop(L, 1);

@@ -16,8 +16,9 @@ static void bind_upgrade_refuse(lua_State *L, const char *what)
         lua_pushinteger(L, 403);
     else
         lua_pushvalue(L, 2);
-    lua_Integer status = lua_isinteger(L, -1) ? lua_tointeger(L, -1) : 0;
-    if (status < 300 || status > 599)
+    int is_integer;
+    lua_Integer status = lua_tointegerx(L, -1, &is_integer);
+    if (lua_type(L, -1) != LUA_TNUMBER || !is_integer || status < 300 || status > 599)
         luaL_error(L, "%s: %s is not a status that refuses; use a whole number from 300 to 599", what,
                    luaL_tolstring(L, 2, NULL));
     if (!lua_isnil(L, 3) && lua_type(L, 3) != LUA_TSTRING)

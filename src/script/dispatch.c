@@ -99,9 +99,10 @@ static void dispatch_on_due(struct worker *w)
     for (struct list *l = d->vms.next, *next; l != &d->vms; l = next) {
         struct vm *vm = LIST_ENTRY(l, struct vm, link);
         next = l->next;
+        bool more = job_run_some(vm, until);
         if (vm->drained && vm->connections == 0) /* what its last ones have begun since */
             vm_cancel(vm);
-        if (job_run_some(vm, until))
+        if (more)
             w->due = true;
         else if (vm != d->current && vm->holds == 0)
             dispatch_retire(w, vm);

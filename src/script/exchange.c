@@ -100,7 +100,7 @@ static void exchange_refuse_upgrade(struct exchange *x)
 /* A refusal without words of its own. */
 static bool exchange_is_bare_error(const struct exchange *x)
 {
-    return x->status >= 400 && x->reply.len == 0;
+    return x->status >= 300 && x->reply.len == 0 && response_has_body(x->status);
 }
 
 /* The fields as a string. */

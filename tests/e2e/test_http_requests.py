@@ -73,12 +73,12 @@ def server(site):
     return site()
 
 
-def read_refusal(client, status, head_only=False):
-    """The next answer must be a whole one with a text for a person, and the last."""
+def read_refusal(client, status, head_only=False, last=True):
+    """The next answer must be a whole one with a text for a person, and the last, or else the connection is kept."""
     answer = client.response(head_only=head_only)
     assert answer.status == status, (answer.status, answer.body)
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert "close" in answer.headers["connection"].lower().split(", ")
+    assert ("close" in answer.headers.get("connection", "").lower().split(", ")) == last
     assert "date" in answer.headers
     length = int(answer.headers["content-length"])
     assert length >= len(f"{status} {answer.reason}")
@@ -86,14 +86,18 @@ def read_refusal(client, status, head_only=False):
         assert len(answer.body.encode()) == length
         assert answer.body.startswith(f"{status} {answer.reason}\n")
         assert answer.body.endswith(".\n"), "no sentence says what is wrong"
-    client.expect_end()
+    if last:
+        client.expect_end()
+    else:
+        client.send(request("GET /nothing HTTP/1.1", HOST, "Connection: close"))
+        read_refusal(client, 404)
     return answer
 
 
-def refuse(server, data, status, head_only=False):
+def refuse(server, data, status, head_only=False, last=True):
     with server.raw() as client:
         client.send(data)
-        return read_refusal(client, status, head_only)
+        return read_refusal(client, status, head_only, last)
 
 
 def check_upgrades(client, data=HANDSHAKE):
@@ -162,19 +166,25 @@ def test_the_absolute_form_is_accepted_9112_3_2_2(server, target):
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/echo/more", "/Echo", "/tell/room/only", "/%2Fecho", "/echo%20"])
 def test_an_unknown_path_is_404(server, path):
-    refuse(server, request(f"GET {path} HTTP/1.1", HOST), 404)
-    refuse(server, request(f"POST {path} HTTP/1.1", HOST), 404)
-    refuse(server, request(f"HEAD {path} HTTP/1.1", HOST), 404, head_only=True)
+    refuse(server, request(f"GET {path} HTTP/1.1", HOST), 404, last=False)
+    refuse(server, request(f"POST {path} HTTP/1.1", HOST), 404, last=False)
+    refuse(server, request(f"HEAD {path} HTTP/1.1", HOST), 404, head_only=True, last=False)
     refuse(server, handshake(path), 404)
 
 
-def test_options_for_the_whole_server_is_no_path_here(server):
-    refuse(server, request("OPTIONS * HTTP/1.1", HOST), 404)
+@pytest.mark.parametrize("path, allow", [
+    ("*", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"), ("/echo", "GET, OPTIONS")])
+def test_options_tells_the_methods_9110_9_3_7(server, path, allow):
+    with server.raw() as client:
+        client.send(request(f"OPTIONS {path} HTTP/1.1", HOST))
+        answer = client.response()
+        assert (answer.status, answer.headers["allow"]) == (204, allow)
+        assert "content-length" not in answer.headers
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_another_method_than_get_is_405_with_allow_9110_15_5_6(server, method):
-    answer = refuse(server, request(f"{method} /echo HTTP/1.1", HOST), 405)
+    answer = refuse(server, request(f"{method} /echo HTTP/1.1", HOST), 405, last=False)
     assert "GET" in answer.headers["allow"].split(", ")
 
 

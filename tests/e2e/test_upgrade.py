@@ -127,9 +127,9 @@ INVALID = {
     **{verdict: f"returned {kind}" for verdict, kind in {"nil": "nil", "": "nil", "5": "number", "'yes'": "string",
                                                          "print": "function", "req": "userdata"}.items()},
     **{f"false, {status}": f"{status} is not a status" for status in (200, 101, 99, 600, -1)},
-    "false, 401.5": "number has no integer representation",
-    "false, 'four'": "number expected, got string",
-    "false, 401, {}": "string expected, got table",
+    "false, 401.5": "401.5 is not a status",
+    "false, 'four'": "four is not a status",
+    "false, 401, {}": "the body is a table, not a string",
     r"false, 401, 'caf\xe9'": "the body is not UTF-8",
     "false, 401, 'no', 'Location: /'": "headers are a string",
     "false, 302, '', {Connection = 'keep-alive'}": "header Connection is the server's own",
@@ -170,7 +170,7 @@ FAILING = {
     "error('boom')": "main.lua:[26]: boom",
     "error({})": "table",
     "(nil)()": "main.lua:[26]: attempt to call a nil value",
-    "req.nothing": "main.lua:[26]: req has no field 'nothing'",
+    "req.nothing": "main.lua:[26]: req has no method or field 'nothing'",
     "(function() req.user = 'ann' end)()": "main.lua:[26]: req.user cannot be set",
     "coroutine.wrap(function() app.sleep(0) error('inside') end)()": "main.lua:[26]: inside",
 }
@@ -228,7 +228,8 @@ def test_other_methods_are_not_asked_for(serve, method, more, status):
     server = serve(gates("log.info('asked') or true"))
     with server.raw() as client:
         assert client.request(f"{method} /now HTTP/1.1\nHost: localhost\n{more}\n").status == status
-        client.expect_end()
+        if status != 405:
+            client.expect_end()
     assert knock(server, "/now")[0] == 101
     server.wait_log("asked")
     assert server.log.count("asked") == 1
