@@ -365,15 +365,17 @@ static const struct session_handler handler = {
 
 static struct session_limits limits;
 
-static void on_request(struct conn *c, struct head *head)
+static bool on_head(struct conn *c, struct head *head, size_t *max_body)
 {
+    (void)max_body;
     session_limits_init(&limits, &config);
     limits.read_ahead = READ_AHEAD;
-    session =
-        session_open(c, head, &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
+    session = session_open(c, head_ref(head),
+                           &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
+    return false;
 }
 
-static struct http1_handler http_handler = {.on_request = on_request};
+static struct http1_handler http_handler = {.on_head = on_head};
 
 static void world_init(void)
 {
@@ -405,7 +407,7 @@ static int client_open(const uint8_t *first, size_t len)
     int fds[2];
     const struct sockaddr peer = {.sa_family = AF_UNIX};
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
-    http1_on_accept(worker, fds[0], &peer);
+    http1_on_accept(worker, fds[0], &peer, false);
     struct buf out = BUF_INIT;
     put(&out, upgrade, sizeof upgrade - 1);
     put(&out, first, len);

@@ -89,13 +89,15 @@ static const struct session_handler handler = {
 /* A test may change them while the WebSocket is open. */
 static struct session_limits limits;
 
-static inline void on_request(struct conn *c, struct head *head)
+static inline bool on_head(struct conn *c, struct head *head, size_t *max_body)
 {
-    ws.session =
-        session_open(c, head, &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
+    (void)max_body;
+    ws.session = session_open(c, head_ref(head),
+                              &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
+    return false;
 }
 
-static struct http1_handler http_handler = {.on_request = on_request};
+static struct http1_handler http_handler = {.on_head = on_head};
 
 /* ---- the world ---- */
 
@@ -149,7 +151,7 @@ static inline void connect_peer(void)
     const struct sockaddr peer = {.sa_family = AF_UNIX};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
     ws.peer = fds[1];
-    http1_on_accept(worker, fds[0], &peer);
+    http1_on_accept(worker, fds[0], &peer, false);
     assert_int_equal(worker->nconns, 1);
 }
 
