@@ -41,7 +41,8 @@ LIBS  := -lev -lwslay -llua5.4 -ljansson -lz -lcrypto -lm -ldl
 SRC   := $(sort $(wildcard src/*.c src/*/*.c))
 OBJ   := $(SRC:src/%.c=$(BUILD)/obj/%.o)
 LLHTTP := $(BUILD)/obj/llhttp/api.o $(BUILD)/obj/llhttp/http.o $(BUILD)/obj/llhttp/llhttp.o
-LIBOBJ := $(filter-out $(BUILD)/obj/main.o,$(OBJ)) $(LLHTTP)
+LIBRARY := $(BUILD)/obj/library.o
+LIBOBJ := $(filter-out $(BUILD)/obj/main.o,$(OBJ)) $(LLHTTP) $(LIBRARY)
 UNIT  := $(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ  := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
@@ -130,7 +131,14 @@ $(BUILD)/obj/llhttp/%.o: /usr/share/llhttp/%.c $(BUILD)/flags
 	@echo "  cc      llhttp/$*.c"
 	@$(CC) $(BASE) -w $(FLAGS_$(V)) $(CPP) -c -o $@ $<
 
-$(BUILD)/tidewire: $(OBJ) $(LLHTTP)
+# lua/tidewire/ is part of the binary.
+$(BUILD)/obj/library.c: $(sort $(wildcard lua/tidewire/*.lua)) scripts/embed
+	@mkdir -p $(@D)
+	@scripts/embed $(filter %.lua,$^) > $@
+$(LIBRARY): $(BUILD)/obj/library.c $(BUILD)/flags
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(EXTRA) $(CPP) -c -o $@ $<
+
+$(BUILD)/tidewire: $(OBJ) $(LLHTTP) $(LIBRARY)
 	@echo "  link    $@"
 	@$(CC) $(BASE) $(LINK_$(V)) $(EXTRA) -o $@ $^ $(LIBS)
 

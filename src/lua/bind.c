@@ -4,6 +4,7 @@
 
 #include "lua/bind_app.h"
 #include "lua/bind_json.h"
+#include "lua/bind_library.h"
 #include "lua/bind_log.h"
 #include "lua/bind_promise.h"
 #include "lua/bind_req.h"
@@ -16,6 +17,7 @@ static int bind_open(lua_State *L)
 {
     bind_app_open(L);
     bind_json_open(L);
+    bind_library_open(L);
     bind_log_open(L);
     bind_promise_open(L);
     bind_req_open(L);

@@ -27,7 +27,8 @@ static void bind_task_check_limit(lua_State *L, const char *what)
 {
     const struct vm *vm = vm_of(L);
     if (vm->drained && vm->connections == 0)
-        luaL_error(L, "%s: this code has been replaced by a reload, and its time (reload_drain) is over", what);
+        luaL_error(L, "%s: this code has been replaced by a reload, and its time (reload_drain) is over",
+                   what);
     if (vm->ntasks >= (uint64_t)vm->config->max_tasks)
         luaL_error(L, "%s: %d tasks and timers are there already (max_tasks)", what, (int)vm->ntasks);
 }
