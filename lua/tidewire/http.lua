@@ -38,7 +38,7 @@ function http.redirect(location, status)
   return status, "", {Location = location}
 end
 
---- A file as it is now. `content_type` is told from the end of its name when left out. 404 when there is none.
+--- A file as it is now, or 404. `content_type` is told from the end of its name when left out.
 function http.file(path, content_type)
   local file = io.open(path, "rb")
   local data = file and file:read("a") -- nil for a folder
