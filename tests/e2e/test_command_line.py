@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -716,7 +717,8 @@ def test_control_socket_after_many_idle_clients(serve):
         s.connect(str(server.control_path))
     for s in idle:
         s.close()
-    for _ in range(1000):  # it may not have noticed yet that they have gone, and refuse one more
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:  # it may not have noticed yet that they have gone, and refuse one more
         try:
             if server.ask("health").startswith("ok "):
                 return

@@ -435,7 +435,7 @@ def test_who_awaits_a_done_is_told_when_the_server_stops(serve, who):
     server = serve(RUN + f"P = app.promise() app.spawn({who})" + """
         app.websocket("/flood", function(ws)
           ws:on_text(function() ws:send(("x"):rep(64 << 20), P) log.info("sent") end)
-        end)""", drain_timeout=0.2)
+        end)""", drain_timeout=0.2, handler_budget=60)
     with slow_client(server) as client:
         client.send_frame(TEXT, "go")
         server.wait_log("sent")
