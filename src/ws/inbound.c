@@ -35,6 +35,30 @@ bool inbound_is_idle(const struct inbound *in)
            !in->in_message && !in->paused && in->control_len == 0 && atomic_load(&in->rate) == 0;
 }
 
+/* ---- messages_per_second ---- */
+
+static uint64_t inbound_now_us(void)
+{
+    return clock_coarse_ms() * 1000;
+}
+
+static double inbound_burst(double per_second)
+{
+    return per_second > 1 ? per_second : 1;
+}
+
+/* A message or control frame counts. When there is no room for another one, it is the last for a while. */
+static void inbound_count(struct session *s)
+{
+    double limit = s->limits->messages_per_second, burst = inbound_burst(limit);
+    struct session_more *more = limit > 0 ? session_need_more(s) : NULL;
+    if (more == NULL)
+        return;
+    uint64_t now_us = inbound_now_us();
+    rate_take(&more->in.rate, now_us, limit, burst);
+    more->in.throttled = rate_wait_us(&more->in.rate, now_us, limit, burst) > 0;
+}
+
 /* ---- messages that wait ---- */
 
 static bool inbound_must_wait(const struct session *s)
@@ -82,31 +106,11 @@ static unsigned inbound_deliver(struct session *s, bool text, const char *data, 
 {
     if (!session_is_open(s)) /* after our Close nobody waits for messages */
         return 0;
+    inbound_count(s);
     if (inbound_must_wait(s))
         return inbound_enqueue(s, text, data, len);
     inbound_tell(s, text, data, len);
     return 0;
-}
-
-/* ---- messages_per_second ---- */
-
-static uint64_t inbound_now_us(void)
-{
-    return clock_coarse_ms() * 1000;
-}
-
-static double inbound_burst(double per_second)
-{
-    return per_second > 1 ? per_second : 1;
-}
-
-/* A message or control frame counts; one too many is handled, but it is the last one for a while. */
-static void inbound_count(struct session *s)
-{
-    double limit = s->limits->messages_per_second;
-    struct session_more *more = limit > 0 ? session_need_more(s) : NULL;
-    if (more != NULL && !rate_take(&more->in.rate, inbound_now_us(), limit, inbound_burst(limit)))
-        more->in.throttled = true;
 }
 
 /* ---- frames ---- */
@@ -117,8 +121,6 @@ static unsigned inbound_on_header(void *to, const struct framer_header *h)
     struct session *s = to;
     if (h->rsv != 0)
         return CLOSECODE_PROTOCOL_ERROR;
-    if (h->opcode != WSLAY_CONTINUATION_FRAME)
-        inbound_count(s);
     const struct inbound *in = s->more != NULL ? &s->more->in : NULL;
     bool in_message = in != NULL && in->in_message;
     switch (h->opcode) {
@@ -213,6 +215,8 @@ static unsigned inbound_on_payload(void *to, const struct framer_header *h, cons
                                    bool last)
 {
     struct session *s = to;
+    if (wslay_is_ctrl_frame(h->opcode) && last)
+        inbound_count(s);
     if (wslay_is_ctrl_frame(h->opcode))
         return inbound_on_control(s, h, data, len, last);
     bool whole = h->fin && h->opcode != WSLAY_CONTINUATION_FRAME && len == h->length;
@@ -412,8 +416,8 @@ void inbound_on_timeout(struct session *s)
 {
     struct inbound *in = &s->more->in;
     double limit = s->limits->messages_per_second;
-    if (in->throttled && rate_take(&in->rate, inbound_now_us(), limit, inbound_burst(limit)))
-        in->throttled = false; /* the one that was too many has been counted now */
+    if (in->throttled && rate_wait_us(&in->rate, inbound_now_us(), limit, inbound_burst(limit)) == 0)
+        in->throttled = false;
     if (in->suspended == 0 && !in->throttled)
         inbound_go_on(s);
     else if (conn_peer_gone(s->conn, in->suspended > 0)) /* one that is only throttled is read to its end */
