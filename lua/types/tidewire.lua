@@ -1,32 +1,34 @@
 ---@meta
 -- SPDX-License-Identifier: MIT
--- What Tidewire gives to scripts, for lua-language-server; lua/README.md has the whole story.
-
----Routes, waiting, timers, and where this code runs. It belongs to the server: its fields cannot be set.
----@class tidewire.app
----@field worker integer the number of the worker this code runs in, from 1
----@field workers integer how many workers there are; each has its own Lua state
----@field generation integer the version of the code, from 1; a reload that is taken adds one
-app = {}
-
----Registers a WebSocket route; only while the script loads.
----
----Components of the path: a constant, `:name` (one component, in `req.params.name`), `*` (one component) and, at the end,
----`**` (all the rest, at least one). The most specific match wins. The same path twice is an error.
----
----    app.websocket("chat/:room", {max_message = "16k"}, function(ws, req)
----      ws:on_text(function(ws, text) ws:send(req.params.room .. ": " .. text) end)
----    end)
----@param path string
----@param options tidewire.options
----@param handler fun(ws: tidewire.ws, req: tidewire.req) runs once for each connection, before its messages are handled
----@overload fun(path: string, handler: fun(ws: tidewire.ws, req: tidewire.req))
-function app.websocket(path, options, handler) end
+-- What Tidewire gives to scripts, for lua-language-server; lua/README.md and the pages beside it have the whole story.
 
 ---Names of headers with a value, or a list of values, each.
 ---@alias tidewire.headers table<string, string|number|(string|number)[]>
 
----Options of a route. Those that bound something begin as the configuration's keys of the same name; `false` is 0, which
+---Sends a piece of a streamed answer: true, or nil and "closed". Waits while the client has much to take.
+---@alias tidewire.write fun(piece: string): true?, nil|"closed"
+
+---A string, a table (JSON), or what makes a body piece by piece: a function that is given `write`, or an iterator. nil: none.
+---@alias tidewire.body string|number|table|(fun(write: tidewire.write))|(fun(): string?)|nil
+
+---What `next(req)` gives to middleware; all of it can be set.
+---@class tidewire.response
+---@field status integer 101: a WebSocket is let in
+---@field headers tidewire.headers looking up and setting ignore case
+---@field body tidewire.body as the handler returned it: tables are not JSON yet
+
+---Returns a string, a table (JSON), or a status from 200 to 599 and what goes with it; anything else is a 500.
+---@alias tidewire.handler fun(req: tidewire.req): (string|table|integer), tidewire.body?, tidewire.headers?
+
+---Returns what `next(req)` gave, or any answer that a handler can give. For a WebSocket any other answer refuses.
+---@alias tidewire.middleware fun(req: tidewire.req, next: (fun(req: tidewire.req): tidewire.response)): (tidewire.response|string|table|integer), tidewire.body?, tidewire.headers?
+
+---Options of an HTTP route; each begins as the configuration's key of the same name.
+---@class (exact) tidewire.http_options
+---@field max_body? integer|string|false bytes of a request's body, or "64k", "1m"; beyond it 413; false: no body
+---@field request_timeout? number|string|false seconds, or "500ms", "2m", for a handler that waits; then 503; false: no limit
+
+---Options of a WebSocket route. Those that bound something begin as the configuration's keys of the same name; `false` is 0, which
 ---turns off what can be turned off.
 ---@class (exact) tidewire.options
 ---@field max_message? integer|string bytes of a message, or "64k", "1m"; beyond it 1009
@@ -41,6 +43,106 @@ function app.websocket(path, options, handler) end
 ---@field origins? string|string[] pages that may connect: "same", "https://*.example.com", "example.com:*", "null", "*"
 ---@field protocols? string|string[] subprotocols, the preferred first
 ---@field should_upgrade? fun(req: tidewire.req): (boolean|tidewire.headers), integer?, string?, tidewire.headers? true, or headers for the answer; false refuses: status (403), body, headers
+
+---What registers routes: `app`, or a group, whose paths begin with its own.
+---@class tidewire.group
+local group = {}
+
+---Registers a WebSocket route; only while the script loads.
+---
+---Components of the path: a constant, `:name` (one component, in `req.params.name`), `*` (one component) and, at the end,
+---`**` (all the rest, at least one). The most specific match wins. The same path twice is an error.
+---
+---    app.websocket("chat/:room", {max_message = "16k"}, function(ws, req)
+---      ws:on_text(function(ws, text) ws:send(req.params.room .. ": " .. text) end)
+---    end)
+---@param path string
+---@param options tidewire.options
+---@param handler fun(ws: tidewire.ws, req: tidewire.req) runs once for each connection, before its messages are handled
+---@overload fun(path: string, handler: fun(ws: tidewire.ws, req: tidewire.req))
+function group.websocket(path, options, handler) end
+
+---Registers a route for GET, and for HEAD where it has no route of its own. Only while the script loads.
+---
+---    app.get("notes/:id", function(req) return notes[req.params.id] or 404 end)
+---@param path string as for app.websocket
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(path: string, handler: tidewire.handler)
+function group.get(path, options, handler) end
+
+---Registers a route for POST. Only while the script loads.
+---@param path string
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(path: string, handler: tidewire.handler)
+function group.post(path, options, handler) end
+
+---Registers a route for PUT. Only while the script loads.
+---@param path string
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(path: string, handler: tidewire.handler)
+function group.put(path, options, handler) end
+
+---Registers a route for PATCH. Only while the script loads.
+---@param path string
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(path: string, handler: tidewire.handler)
+function group.patch(path, options, handler) end
+
+---Registers a route for DELETE. Only while the script loads.
+---@param path string
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(path: string, handler: tidewire.handler)
+function group.delete(path, options, handler) end
+
+---Registers a route for HEAD. Only while the script loads.
+---@param path string
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(path: string, handler: tidewire.handler)
+function group.head(path, options, handler) end
+
+---Registers a route for OPTIONS, in place of the answer that the server gives. Only while the script loads.
+---@param path string
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(path: string, handler: tidewire.handler)
+function group.options(path, options, handler) end
+
+---Registers a route for a method, in capitals. Only while the script loads.
+---@param method "GET"|"HEAD"|"POST"|"PUT"|"PATCH"|"DELETE"|"OPTIONS"
+---@param path string
+---@param options tidewire.http_options
+---@param handler tidewire.handler
+---@overload fun(method: string, path: string, handler: tidewire.handler)
+function group.route(method, path, options, handler) end
+
+---Puts middleware around all routes of the script or group, also those registered before. Only while the script loads.
+---
+---Middleware of `app` is also around the server's own 404, 405, 426 and answer to OPTIONS.
+---@param middleware tidewire.middleware
+---@param ... tidewire.middleware
+function group.use(middleware, ...) end
+
+---Calls `f(group)` at once, for routes whose paths begin with `path`, in the middleware given. Only while the script loads.
+---
+---    app.group("api", only_users, function(api)
+---      api.get("me", function(req) return {name = req.context.user} end)
+---    end)
+---@param path string
+---@param ... tidewire.middleware|fun(group: tidewire.group) middleware, and `f` at the end
+function group.group(path, ...) end
+
+---Routes, waiting, timers, and where this code runs. It belongs to the server: its fields cannot be set.
+---@class tidewire.app: tidewire.group
+---@field worker integer the number of the worker this code runs in, from 1
+---@field workers integer how many workers there are; each has its own Lua state
+---@field generation integer the version of the code, from 1; a reload that is taken adds one
+app = {}
 
 ---Suspends the handler that calls it; other connections are served meanwhile. Raises where nothing can wait.
 ---@param seconds number 0 lets all others have their turn
@@ -131,7 +233,7 @@ function promise:when_complete(f) end
 ---@field remote_address string? as in req.remote_address; nil after the close
 ---@field buffered integer bytes in the send queue that the kernel has not taken yet
 ---@field ping_interval number? seconds between the server's pings, from 0.1, can be set; nil: no pings
----@field request tidewire.req? the request that opened it; nil after the close, unless read before or kept by should_upgrade
+---@field request tidewire.req? the request that opened it; nil after the close, unless read before or kept by should_upgrade or middleware
 ---@field is_closed boolean whether nothing can be sent any more
 ---@field close_code integer? the code that on_close gets; nil before
 local ws = {}
@@ -199,7 +301,7 @@ function ws:pong(payload) end
 ---@overload fun(self: tidewire.ws, code: integer, done: tidewire.done): true?, nil|"closed"
 function ws:close(code, reason, done) end
 
----The request that opened a WebSocket; read-only.
+---A request; read-only.
 ---@class tidewire.req
 ---@field method string
 ---@field path string percent-decoded, without the query
@@ -207,8 +309,55 @@ function ws:close(code, reason, done) end
 ---@field query table<string, string> decoded; the first of several fields of one name
 ---@field query_string string as sent; "" when there is none
 ---@field headers table<string, string> names in lower case, look-ups ignore case; repeated ones are joined with ", "
----@field remote_address string for example "127.0.0.1", "::1"; "unix:" for a unix socket
----@field context table empty at first: what should_upgrade leaves here, the handlers find
+---@field cookies table<string, string> by name; the first of several
+---@field body string "" when there is none
+---@field remote_address string for example "127.0.0.1", "::1"; "unix:" for a unix socket; the client's behind trusted_proxies
+---@field id integer no other request of this server process has or had it
+---@field context table empty at first: what middleware and should_upgrade leave here, the handlers find
+local req = {}
+
+---The value of a JSON body, as json.decode gives it; the Content-Type is not looked at.
+---@return any value nil when it is not JSON
+---@return string? why
+function req:json() end
+
+---One field of a form.
+---@class tidewire.form_field
+---@field name string
+---@field value string the bytes of a file
+---@field filename? string the client's choice: not safe as a path
+---@field type? string the Content-Type of a file, as sent
+
+---The fields of a form: urlencoded or multipart/form-data.
+---@return table<string, string>? values by name, the first of several; nil when the body is no form
+---@return tidewire.form_field[]|string fields all of them in their order; or why it is none
+function req:form() end
+
+---JSON. Functions are called with a dot.
+---@class tidewire.json
+---@field null lightuserdata stands for `null`; compare with it, for as a condition it is true
+json = {}
+
+---The value of a JSON text. Arrays are marked as by json.array, `null` is json.null, integers stay integers.
+---@param text string UTF-8, any one value, up to 200 levels deep
+---@return any value nil when the text is not JSON
+---@return string? why for example `line 2, column 4: ']' expected near '3'`
+function json.decode(text) end
+
+---The JSON text of a value. An empty table is `{}` unless it is marked by json.array.
+---
+---What JSON has not raises and names its place, as in `$.users[3].callback is a function`: functions, userdata, NaN and infinity, lists
+---with holes, tables with both names and indices, strings that are not UTF-8, tables that contain themselves, more than 200 levels.
+---@param value any
+---@param options { pretty: boolean?, sort: boolean? }? `pretty`: a line for each member; `sort`: members by the bytes of their keys
+---@return string text
+function json.encode(value, options) end
+
+---Marks a table, or a new one, as an array: it is encoded as `[]` even when it is empty. It must not have a metatable.
+---@generic T: table
+---@param list T?
+---@return T list
+function json.array(list) end
 
 ---The server's log, on standard error. Values are written as tostring shows them, with a blank between.
 ---@class tidewire.log

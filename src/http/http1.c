@@ -21,10 +21,11 @@
 #include "net/proxyline.h"
 
 #define HTTP1_LINGER_S      2.0
-#define HTTP1_STOP_GRACE_S  1.0 /* for a request that was on its way when the server stopped */
-#define HTTP1_PROBE_S       1.0 /* between two looks at a peer that is not being read */
-#define HTTP1_TURN_MS       5   /* how long one connection's requests are answered before the others' */
-#define HTTP1_REFUSAL_SLACK 64  /* connections beyond the limit that are told so rather than just closed */
+#define HTTP1_STOP_GRACE_S  1.0  /* for a request that was on its way when the server stopped */
+#define HTTP1_PROBE_S       1.0  /* between two looks at a peer that is not being read */
+#define HTTP1_BODY_STEP     1024 /* bytes of a body that earn it another body_timeout */
+#define HTTP1_TURN_MS       5    /* how long one connection's requests are answered before the others' */
+#define HTTP1_REFUSAL_SLACK 64   /* connections beyond the limit that are told so rather than just closed */
 
 /* Connections that are only being told that there is no room; they take nobody's place. */
 static _Atomic uint64_t http1_refused;
@@ -37,8 +38,8 @@ struct http1 {
     uint32_t due;      /* tick of the worker's wheel at which what is being waited for is too late */
     struct head *head; /* of the request at hand */
     struct buf body;
-    size_t max_body;
-    uint64_t body_left; /* of one with a length */
+    size_t max_body, body_renewed; /* what had come when the body last got more time */
+    uint64_t body_left;            /* of one with a length */
     struct chunked chunked;
     void *request; /* put off; or NULL */
     uint8_t state; /* enum http1_state */
@@ -80,12 +81,27 @@ static void http1_free(struct conn *c, struct http1 *h)
 
 /* ---- deadlines ---- */
 
+/* The wheel is to look in `seconds`, or sooner, whether the peer takes what it is sent, and when it is not
+ * being read, whether it is there at all. */
+static void http1_set_deadline(struct conn *c, double seconds)
+{
+    double send_timeout = c->worker->config->send_timeout;
+    seconds = seconds < send_timeout ? seconds : send_timeout;
+    conn_set_deadline(c, c->paused && seconds > HTTP1_PROBE_S ? HTTP1_PROBE_S : seconds);
+}
+
 /* Sets when what is being waited for is too late. */
 static void http1_wait(struct conn *c, double seconds)
 {
     struct http1 *h = conn_session(c);
     h->due = c->worker->wheel.now + (uint32_t)(seconds * 1000 / WHEEL_TICK_MS);
-    conn_set_deadline(c, seconds);
+    http1_set_deadline(c, seconds);
+}
+
+static bool http1_is_too_late(const struct conn *c)
+{
+    const struct http1 *h = conn_session(c);
+    return (int32_t)(h->due - c->worker->wheel.now) <= 0;
 }
 
 static bool http1_is_stopping(const struct conn *c)
@@ -108,13 +124,14 @@ static void http1_done(struct conn *c)
     bool put_off = h->request != NULL;
     h->request = NULL;
     h->streaming = false;
+    h->mute = false;
     h->answered = true;
     h->state = HTTP1_HEAD;
     http1_drop_body(c, h);
     head_unref(h->head);
     h->head = NULL;
     c->sips = false;
-    if (!h->keep || http1_is_stopping(c)) {
+    if (!h->keep || http1_is_stopping(c) || (h->ended && h->in.len == 0)) {
         conn_finish(c, HTTP1_LINGER_S);
         return;
     }
@@ -210,7 +227,7 @@ static void http1_fail(struct conn *c, int status, const char *detail)
 
 /* ---- streamed answers ---- */
 
-void http1_stream(struct conn *c, const struct response *r)
+bool http1_stream(struct conn *c, const struct response *r)
 {
     struct http1 *h = conn_session(c);
     h->mute = h->mute || !response_has_body(r->status);
@@ -219,6 +236,7 @@ void http1_stream(struct conn *c, const struct response *r)
     if (!h->chunks) /* HTTP/1.0 knows no chunks: the end of the connection is the end of the body */
         h->keep = false;
     http1_send_head(c, r, h->chunks && response_has_body(r->status) ? "Transfer-Encoding: chunked\r\n" : "");
+    return !h->mute;
 }
 
 void http1_stream_piece(struct conn *c, const void *data, size_t len)
@@ -262,8 +280,7 @@ static void http1_wait_on(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
     int32_t left = (int32_t)(h->due - c->worker->wheel.now);
-    double seconds = left > 0 ? left * WHEEL_TICK_MS / 1000.0 : 0;
-    conn_set_deadline(c, c->paused && seconds > HTTP1_PROBE_S ? HTTP1_PROBE_S : seconds);
+    http1_set_deadline(c, left > 0 ? left * (WHEEL_TICK_MS / 1000.0) : 0);
 }
 
 /* What comes behind a request that is ASKED. */
@@ -371,8 +388,11 @@ static size_t http1_read_chunks(struct conn *c, const uint8_t *data, size_t len)
 
 static size_t http1_read_body(struct conn *c, const uint8_t *data, size_t len)
 {
-    const struct http1 *h = conn_session(c);
-    http1_wait(c, c->worker->config->body_timeout);
+    struct http1 *h = conn_session(c);
+    if (h->body.len - h->body_renewed >= HTTP1_BODY_STEP) {
+        h->body_renewed = h->body.len;
+        http1_wait(c, c->worker->config->body_timeout);
+    }
     return h->head->flags & HEAD_CHUNKED ? http1_read_chunks(c, data, len) : http1_read_length(c, data, len);
 }
 
@@ -393,6 +413,7 @@ static void http1_begin_body(struct conn *c)
     }
     h->state = HTTP1_BODY;
     h->body_left = head->content_length;
+    h->body_renewed = 0;
     memset(&h->chunked, 0, sizeof h->chunked);
     if ((head->flags & HEAD_EXPECT_CONTINUE) && head->minor > 0)
         conn_send(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
@@ -410,11 +431,19 @@ static void http1_set_remote(const struct conn *c, struct http1 *h)
         head_set_remote(h->head, &h->peer.any);
 }
 
+/* For a head that cannot be parsed. Empty lines may stand before it. */
+static bool http1_begins_with_head(const char *data, size_t len)
+{
+    for (; len > 2 && data[0] == '\r' && data[1] == '\n'; len -= 2)
+        data += 2;
+    return len > 5 && memcmp(data, "HEAD ", 5) == 0;
+}
+
 static void http1_on_head(struct conn *c, const char *data, size_t len)
 {
     struct http1 *h = conn_session(c);
     struct head_fault fault;
-    h->mute = len > 5 && memcmp(data, "HEAD ", 5) == 0;
+    h->mute = http1_begins_with_head(data, len);
     if (http1_is_stopping(c)) {
         http1_fail(c, 503, "The server is stopping.");
         return;
@@ -429,7 +458,8 @@ static void http1_on_head(struct conn *c, const char *data, size_t len)
     metrics_add(c->worker->metrics, METRIC_HTTP_REQUESTS, 1);
     memset(&h->scan, 0, sizeof h->scan);
     h->state = HTTP1_ASKED;
-    h->keep = (h->head->flags & HEAD_KEEP_ALIVE) != 0 && !h->ended;
+    h->keep = (h->head->flags & HEAD_KEEP_ALIVE) != 0;
+    h->mute = h->head->method == HTTP_HEAD;
     if (http1_handler_of(c)->on_head(c, h->head, &h->max_body))
         http1_begin_body(c);
 }
@@ -612,7 +642,6 @@ static void http1_on_eof(struct conn *c)
     struct http1 *h = conn_session(c);
     if (h->state == HTTP1_ASKED && h->request != NULL && !h->needs_peer) {
         h->ended = true; /* it may still read: the answer follows */
-        h->keep = false;
         conn_pause(c);
         http1_wait_on(c);
     } else if (h->state == HTTP1_HEAD && h->in.len > 0)
@@ -629,29 +658,33 @@ static void http1_on_eof(struct conn *c)
 static void http1_on_wait(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    int32_t left = (int32_t)(h->due - c->worker->wheel.now);
-    if (!h->streaming && (http1_is_stopping(c) || left <= 0)) {
+    bool stopping = http1_is_stopping(c) && h->needs_peer; /* other answers get until the drain deadline */
+    if (!h->streaming && (stopping || http1_is_too_late(c))) {
+        bool needs_peer = h->needs_peer;
         http1_give_up_request(c);
         http1_fail(c, 503,
-                   http1_is_stopping(c) ? "The server is stopping."
-                   : h->needs_peer      ? "The decision took longer than handshake_timeout."
-                                        : "The answer took longer than request_timeout.");
+                   stopping     ? "The server is stopping."
+                   : needs_peer ? "The decision took longer than handshake_timeout."
+                                : "The answer took longer than request_timeout.");
     } else if (c->paused && conn_peer_gone(c, h->needs_peer))
         conn_close(c);
-    else if (left > 0)
-        http1_wait_on(c);
+    else if (http1_is_too_late(c))
+        http1_set_deadline(c, 3600);
     else
-        conn_set_deadline(c, HTTP1_PROBE_S);
+        http1_wait_on(c);
 }
 
 /* Whether the peer goes on taking what it is sent; then it gets more time. */
 static bool http1_is_taking(struct conn *c)
 {
+    conn_flush(c); /* some may not have been offered yet */
+    if (c->state == CONN_DEAD)
+        return true;
     uint32_t since = c->worker->wheel.now - c->last_sent;
     double left = c->worker->config->send_timeout - since * (WHEEL_TICK_MS / 1000.0);
-    if (c->out.bytes == 0 || left <= 0)
+    if (left <= 0 && c->out.bytes > 0)
         return false;
-    conn_set_deadline(c, left);
+    conn_set_deadline(c, left > 0 ? left : 0);
     return true;
 }
 
@@ -665,6 +698,8 @@ static void http1_on_timeout(struct conn *c)
         conn_close(c);
     else if (h->request != NULL)
         http1_on_wait(c);
+    else if (!http1_is_too_late(c) && !http1_is_stopping(c))
+        http1_wait_on(c);
     else if (h->state == HTTP1_PROXYLINE)
         conn_close(c);
     else if (h->state == HTTP1_HEAD && h->in.len == 0 && (h->answered || http1_is_stopping(c)))
@@ -680,7 +715,7 @@ static void http1_on_timeout(struct conn *c)
 static void http1_on_stop(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    if (h->request == NULL || !h->streaming)
+    if (h->request == NULL || (h->needs_peer && !h->streaming))
         conn_set_deadline(c, HTTP1_STOP_GRACE_S);
 }
 
@@ -688,10 +723,12 @@ static void http1_on_stop(struct conn *c)
 static void http1_on_later(struct conn *c)
 {
     struct http1 *h = conn_session(c);
-    if (c->state != CONN_OPEN || c->out.bytes > 0)
+    if (c->state != CONN_OPEN)
         return;
     if (h->request != NULL)
         http1_handler_of(c)->on_drained(c, h->request);
+    else if (c->paused && c->out.bytes > 0)
+        c->tell_drained = true; /* it has filled again since */
     else if (c->paused) {
         struct buf rest = h->in;
         h->in = (struct buf)BUF_INIT;

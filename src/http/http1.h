@@ -58,8 +58,9 @@ void http1_last(struct conn *c);
 void http1_put_off(struct conn *c, void *request, double seconds, bool needs_peer);
 
 /* An answer whose length is not known: r->body is ignored. Then pieces, then the end, which may be an early
- * one (`whole` is false): the client can tell. With HEAD, and for a status without a body, pieces vanish. */
-void http1_stream(struct conn *c, const struct response *r);
+ * one (`whole` is false): the client can tell. With HEAD, and for a status without a body, there is nothing
+ * but the end to send: http1_stream says false. */
+bool http1_stream(struct conn *c, const struct response *r);
 void http1_stream_piece(struct conn *c, const void *data, size_t len);
 void http1_stream_end(struct conn *c, bool whole);
 

@@ -14,7 +14,7 @@ const char *response_reason(int status);
 /* Whether an answer with that status has a body at all (RFC 9110, 6.4.1). */
 static inline bool response_has_body(int status)
 {
-    return status >= 200 && status != 204 && status != 304;
+    return status >= 200 && status != 204 && status != 205 && status != 304;
 }
 
 /* An answer whose body is known. Everything is borrowed. */

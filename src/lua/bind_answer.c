@@ -101,9 +101,19 @@ static bool bind_answer_has_type(lua_State *L, int index, const char *type)
     return same;
 }
 
-bool bind_answer_is_accept(lua_State *L, int index)
+static bool bind_answer_is_accept(lua_State *L, int index)
 {
     return bind_answer_has_type(L, index, BIND_ANSWER_ACCEPT);
+}
+
+bool bind_answer_accepts(lua_State *L, int index)
+{
+    if (!bind_answer_is_accept(L, index))
+        return false;
+    lua_getfield(L, index, "status");
+    bool accepts = lua_isinteger(L, -1) && lua_tointeger(L, -1) == 101;
+    lua_pop(L, 1);
+    return accepts;
 }
 
 void bind_answer_accept(lua_State *L, int index, const char *what)
@@ -141,8 +151,9 @@ void bind_answer_normalise(lua_State *L, int index, const char *what)
         lua_settop(L, index + 2);
         bind_answer_push(L, status, index + 2, index + 1, what);
     } else
-        luaL_error(L, "%s returned %s; return a string, a table (JSON), or status [, body [, headers]]", what,
-                   type == LUA_TNIL ? "nothing" : lua_typename(L, type));
+        luaL_error(L, "%s returned %s; return a string, a table (JSON), or status [, body [, headers]]%s",
+                   what, type == LUA_TNIL ? "nothing" : lua_typename(L, type),
+                   strncmp(what, "the middleware", 14) == 0 ? ". Was it meant to `return next(req)`?" : "");
 }
 
 int bind_answer_status(lua_State *L, int index, const char *what)

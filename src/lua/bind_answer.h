@@ -19,7 +19,8 @@ void bind_answer_normalise(lua_State *L, int index, const char *what);
 /* Pushes the response object that accepts a handshake, with the headers in the table at `index`; 0 is none.
  */
 void bind_answer_accept(lua_State *L, int index, const char *what);
-bool bind_answer_is_accept(lua_State *L, int index);
+/* Whether it is one still: another status makes it an answer that refuses. */
+bool bind_answer_accepts(lua_State *L, int index);
 
 /* The status of the response object at `index`; raises when it is none. */
 int bind_answer_status(lua_State *L, int index, const char *what);

@@ -7,6 +7,7 @@
 #include <lauxlib.h>
 
 #include "base/list.h"
+#include "lua/bind_misuse.h"
 #include "script/job.h"
 #include "script/task.h"
 #include "script/vm.h"
@@ -26,13 +27,7 @@ struct bind_promise {
 
 static struct bind_promise *bind_promise_check(lua_State *L)
 {
-    struct bind_promise *p = luaL_testudata(L, 1, BIND_PROMISE_TYPE);
-    if (p == NULL)
-        luaL_error(L,
-                   "expected a promise as first argument, got %s: call its methods with a colon, as in "
-                   "promise:await()",
-                   luaL_typename(L, 1));
-    return p;
+    return bind_misuse_check_self(L, BIND_PROMISE_TYPE, "a promise", "promise:await()");
 }
 
 bool bind_promise_is(lua_State *L, int index)
@@ -142,11 +137,11 @@ bool bind_promise_settle(lua_State *L, int index, bool resolved)
         return false;
     }
     lua_setiuservalue(L, index, BIND_PROMISE_VALUE);
-    if (p->functions > 0)
-        bind_promise_post(L, index, p);
     p->state = resolved ? BIND_PROMISE_RESOLVED : BIND_PROMISE_REJECTED;
     while (!list_empty(&p->waiters))
         task_wake(LIST_ENTRY(p->waiters.next, struct task, wait));
+    if (p->functions > 0)
+        bind_promise_post(L, index, p); /* may raise: last */
     return true;
 }
 
@@ -206,6 +201,7 @@ static int bind_promise_tostring(lua_State *L)
 
 int bind_promise_new(lua_State *L)
 {
+    bind_misuse_check_dot(L, "app.promise");
     struct bind_promise *p = lua_newuserdatauv(L, sizeof *p, BIND_PROMISE_SLOTS);
     *p = (struct bind_promise){.self = LUA_NOREF};
     list_init(&p->waiters);

@@ -16,6 +16,7 @@
 #include "http/percent.h"
 #include "http/router.h"
 #include "lua/bind_json.h"
+#include "lua/bind_misuse.h"
 #include "script/dispatch.h"
 #include "script/vm.h"
 
@@ -295,7 +296,7 @@ int bind_req_fallback(lua_State *L, int index)
 /* Pushes req.body of the request at 1. */
 static const char *bind_req_body(lua_State *L, size_t *len)
 {
-    luaL_checkudata(L, 1, BIND_REQ_TYPE);
+    bind_misuse_check_self(L, BIND_REQ_TYPE, "a request", "req:json()");
     lua_settop(L, 1);
     bind_req_push_kept(L, 1);
     if (lua_getfield(L, -1, "body") != LUA_TSTRING) {
@@ -354,10 +355,18 @@ static struct buf *bind_req_new_text(lua_State *L)
     return text;
 }
 
+static bool bind_req_is_urlencoded(const char *type, size_t len)
+{
+    static const char urlencoded[] = "application/x-www-form-urlencoded";
+    size_t n = sizeof urlencoded - 1;
+    return len >= n && strncasecmp(type, urlencoded, n) == 0 &&
+           (len == n || type[n] == ';' || type[n] == ' ');
+}
+
 /* req:form(): {name = value}, and the list of all fields; or nil and a message */
 static int bind_req_form(lua_State *L)
 {
-    const struct bind_req *req = luaL_checkudata(L, 1, BIND_REQ_TYPE);
+    const struct bind_req *req = bind_misuse_check_self(L, BIND_REQ_TYPE, "a request", "req:form()");
     size_t len, type_len = 0;
     const char *body = bind_req_body(L, &len), *type = "";
     char boundary[FORM_MAX_BOUNDARY + 1];
@@ -365,8 +374,7 @@ static int bind_req_form(lua_State *L)
     struct form_part part;
     bool typed = head_single(req->head, "Content-Type", &type, &type_len);
     bool multipart = typed && form_boundary(type, type_len, boundary) == 0;
-    if (!multipart &&
-        !(typed && type_len >= 33 && strncasecmp(type, "application/x-www-form-urlencoded", 33) == 0)) {
+    if (!multipart && !(typed && bind_req_is_urlencoded(type, type_len))) {
         lua_pushnil(L);
         lua_pushliteral(L, "the request's Content-Type is not that of a form");
         return 2;

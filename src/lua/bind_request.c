@@ -60,8 +60,7 @@ static int bind_request_write(lua_State *L)
         return bind_request_closed(L);
     if (!exchange_stream_is_full(s->x))
         return bind_request_written(L, LUA_OK, 0);
-    struct task *t = task_here(L, "write");
-    list_append(&s->x->writers, &t->wait);
+    exchange_stream_wait(s->x, task_here(L, "write"));
     return task_suspend(L, 0, bind_request_written);
 }
 
@@ -124,8 +123,7 @@ static int bind_request_next_piece(lua_State *L, int status, lua_KContext contex
             return 0;
         lua_settop(L, 1);
         if (exchange_stream_is_full(x)) {
-            struct task *t = task_here(L, "streaming");
-            list_append(&x->writers, &t->wait);
+            exchange_stream_wait(x, task_here(L, "streaming"));
             return task_suspend(L, context, bind_request_go_on);
         }
         lua_pushvalue(L, 1);
@@ -182,10 +180,11 @@ static int bind_request_answer(lua_State *L, struct exchange *x, const char *wha
 {
     bool has_type = false;
     int response = lua_gettop(L);
-    x->accepted = x->upgrade && bind_answer_is_accept(L, response);
+    x->accepted = x->upgrade && bind_answer_accepts(L, response); /* middleware may have changed its mind */
     x->status = x->accepted ? 101 : bind_answer_status(L, response, what);
     lua_getfield(L, response, "headers");
     bind_answer_write_fields(L, -1, &x->fields, x->accepted, &has_type, what);
+    x->typed = has_type;
     lua_getfield(L, response, "body");
     return x->accepted || lua_isnil(L, -1) ? 0 : bind_request_set_body(L, x, has_type);
 }

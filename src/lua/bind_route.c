@@ -11,6 +11,7 @@
 #include <lauxlib.h>
 
 #include "lua/bind_answer.h"
+#include "lua/bind_misuse.h"
 #include "lua/bind_req.h"
 #include "lua/bind_upgrade.h"
 #include "script/vm.h"
@@ -25,6 +26,7 @@
 static const char bind_route_records;
 
 #define BIND_ROUTE_ROOT "tidewire.root" /* registry: the group that app is */
+#define BIND_ROUTE_OPEN "tidewire.open" /* registry: the group whose function is running */
 
 static const char *const bind_route_limits[] = {
     "close_timeout", "idle_timeout",  "max_frame",  "max_message", "messages_per_second",
@@ -84,6 +86,11 @@ static struct config_list *bind_route_set_list(lua_State *L, struct config_list 
         return *list;
     }
     lua_Integer n = luaL_len(L, -1);
+    lua_pushnil(L);
+    if (n > 0)
+        lua_pop(L, 1);
+    else if (lua_next(L, -2) != 0)
+        luaL_error(L, "app.websocket: %s is a list, as in {\"one\", \"two\"}", name);
     for (lua_Integer i = 1; i <= n; i++) {
         lua_geti(L, -1, i);
         bind_route_add(L, *list, name, check);
@@ -117,18 +124,32 @@ static void bind_route_set(lua_State *L, struct vm_route *route, struct config *
 
 /* ---- paths and groups ---- */
 
+/* For the functions of the group that is upvalue 1. Within the function of another group they would register
+ * past it: in the wrong place, without its middleware. */
 static void bind_route_check_loading(lua_State *L, const char *what)
 {
     if (!vm_of(L)->loading)
         luaL_error(L, "%s: routes are registered while the script loads, not in a handler", what);
-    if (lua_type(L, 1) == LUA_TUSERDATA || lua_type(L, 1) == LUA_TTABLE)
-        luaL_error(L, "%s: call it with a dot: %s(...)", what, what);
+    bind_misuse_check_dot(L, what);
+    lua_getfield(L, LUA_REGISTRYINDEX, BIND_ROUTE_OPEN);
+    if (!lua_rawequal(L, -1, lua_upvalueindex(1)))
+        luaL_error(L, "%s: within app.group use the group that its function gets, as in group%s(...)", what,
+                   strchr(what, '.'));
+    lua_pop(L, 1);
+}
+
+/* The group whose function is running: the one at the top of the stack, which is popped. */
+static void bind_route_set_open(lua_State *L)
+{
+    lua_setfield(L, LUA_REGISTRYINDEX, BIND_ROUTE_OPEN);
 }
 
 /* Replaces the path at index 1 by the group's prefix and it. */
 static void bind_route_prefix(lua_State *L)
 {
-    luaL_checktype(L, 1, LUA_TSTRING);
+    if (strstr(luaL_checkstring(L, 1), "://") != NULL)
+        luaL_error(L, "%s is an address, not a path; a path is what comes after the host",
+                   lua_tostring(L, 1));
     lua_getfield(L, lua_upvalueindex(1), "prefix");
     lua_pushliteral(L, "/");
     lua_pushvalue(L, 1);
@@ -280,8 +301,14 @@ static int bind_route_group(lua_State *L)
     lua_createtable(L, 0, 1);
     lua_pushcfunction(L, bind_route_unknown);
     lua_setfield(L, -2, "__index");
+    lua_pushliteral(L, "a group");
+    lua_setfield(L, -2, "__name");
     lua_setmetatable(L, -2);
+    lua_pushvalue(L, n + 1);
+    bind_route_set_open(L);
     lua_call(L, 1, 0);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    bind_route_set_open(L);
     return 0;
 }
 
@@ -321,6 +348,8 @@ void bind_route_open(lua_State *L)
     lua_setfield(L, -2, "prefix");
     lua_pushvalue(L, -1);
     lua_setfield(L, LUA_REGISTRYINDEX, BIND_ROUTE_ROOT);
+    lua_pushvalue(L, -1);
+    bind_route_set_open(L);
 }
 
 /* ---- chains ---- */
@@ -343,15 +372,19 @@ static int bind_route_around(lua_State *L)
     return bind_route_called(L, LUA_OK, 0);
 }
 
+/* Upvalue 2 is the function whose values these are. */
 static int bind_route_next_done(lua_State *L, int status, lua_KContext context)
 {
     (void)status;
     (void)context;
-    bind_answer_normalise(L, 1, "the handler");
+    const char *what = bind_answer_place(L, lua_upvalueindex(2), lua_tostring(L, lua_upvalueindex(3)));
+    lua_insert(L, 1); /* the text stays while it is needed */
+    bind_answer_normalise(L, 2, what);
     return 1;
 }
 
-/* next(req): the response object of what comes after. Upvalue 1 is that. */
+/* next(req): the response object of what comes after. Upvalue 1 is that, 2 the script's function in it, 3
+ * what that is. */
 static int bind_route_next(lua_State *L)
 {
     if (!bind_req_is(L, 1))
@@ -363,23 +396,42 @@ static int bind_route_next(lua_State *L)
     return bind_route_next_done(L, LUA_OK, 0);
 }
 
+/* Replaces the function at `function` by a `next` around it. What it returns is the doing of the script's
+ * function at `blame`. */
+static void bind_route_make_next(lua_State *L, int function, int blame, const char *label)
+{
+    lua_pushvalue(L, function);
+    lua_pushvalue(L, blame);
+    lua_pushstring(L, label);
+    lua_pushcclosure(L, bind_route_next, 3);
+    lua_replace(L, function);
+}
+
 /* Wraps the function at the top in the middleware of the group below it, and of those around that; pops the
  * group. True when there was any. */
 static bool bind_route_wrap(lua_State *L)
 {
+    const char *label = "the handler";
+    int function = lua_gettop(L), group = function - 1, blame = function + 1;
     bool any = false;
-    int function = lua_gettop(L), group = function - 1;
+    lua_pushvalue(L, function);
     while (lua_istable(L, group)) {
         for (lua_Integer i = (lua_Integer)lua_rawlen(L, group); i > 0; i--) {
+            bind_route_make_next(L, function, blame, label);
             lua_rawgeti(L, group, i);
-            lua_insert(L, -2);
-            lua_pushcclosure(L, bind_route_next, 1);
+            lua_copy(L, -1, blame);
+            lua_pushvalue(L, function);
             lua_pushcclosure(L, bind_route_around, 2);
+            lua_replace(L, function);
+            label = "the middleware";
             any = true;
         }
         lua_getfield(L, group, "parent");
         lua_replace(L, group);
     }
+    if (any)
+        bind_route_make_next(L, function, blame, label);
+    lua_settop(L, function);
     lua_remove(L, group);
     return any;
 }

@@ -6,6 +6,7 @@
 
 #include <lauxlib.h>
 
+#include "lua/bind_misuse.h"
 #include "script/job.h"
 #include "script/task.h"
 #include "script/timer.h"
@@ -17,6 +18,7 @@
 
 static lua_Number bind_task_seconds(lua_State *L, const char *what, lua_Number least)
 {
+    bind_misuse_check_dot(L, what);
     lua_Number seconds = luaL_checknumber(L, 1);
     if (!(seconds >= least && seconds <= BIND_TASK_SECONDS))
         luaL_error(L, "%s: %f is not a number of seconds from %f to 1e9", what, seconds, least);
@@ -104,6 +106,7 @@ int bind_task_spawn(lua_State *L)
 {
     struct vm *vm = vm_of(L);
     int n = lua_gettop(L);
+    bind_misuse_check_dot(L, "app.spawn");
     luaL_checktype(L, 1, LUA_TFUNCTION);
     if (n > BIND_TASK_ARGUMENTS)
         return luaL_error(L, "app.spawn: more than %d arguments", BIND_TASK_ARGUMENTS);
@@ -238,7 +241,7 @@ int bind_task_every(lua_State *L)
 /* timer:cancel() */
 static int bind_timer_cancel(lua_State *L)
 {
-    struct bind_timer *b = luaL_checkudata(L, 1, BIND_TASK_TIMER);
+    struct bind_timer *b = bind_misuse_check_self(L, BIND_TASK_TIMER, "a timer", "timer:cancel()");
     lua_pushboolean(L, timer_is_set(&b->timer));
     timer_stop(&b->timer);
     return 1;

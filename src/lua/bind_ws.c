@@ -10,6 +10,7 @@
 
 #include "base/utf8.h"
 #include "lua/bind_done.h"
+#include "lua/bind_misuse.h"
 #include "lua/bind_req.h"
 #include "script/dispatch.h"
 #include "ws/closecode.h"
@@ -41,13 +42,7 @@ static uint64_t bind_ws_id(const struct bind_ws *box)
 
 static struct bind_ws *bind_ws_check(lua_State *L)
 {
-    struct bind_ws *box = luaL_testudata(L, 1, BIND_WS_TYPE);
-    if (box == NULL)
-        luaL_error(L,
-                   "expected a WebSocket as first argument, got %s: call its methods with a colon, as in "
-                   "ws:send(...)",
-                   luaL_typename(L, 1));
-    return box;
+    return bind_misuse_check_self(L, BIND_WS_TYPE, "a WebSocket", "ws:send(...)");
 }
 
 static int bind_ws_fail(lua_State *L, const char *why)
@@ -195,6 +190,17 @@ static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, bool text,
     return bind_ws_result(L, sent);
 }
 
+/* A table with names is no list of bytes: most likely JSON was meant. */
+static void bind_ws_check_list(lua_State *L, lua_Unsigned n)
+{
+    lua_Unsigned keys = 0;
+    lua_pushnil(L);
+    for (; lua_next(L, 2) != 0; lua_pop(L, 1))
+        if (++keys > n)
+            luaL_error(L, "ws:send: a table is a list of byte values, and this one has other keys; for JSON "
+                          "send json.encode(table)");
+}
+
 /* Pushes the bytes whose values are in the table at index 2. */
 static const char *bind_ws_bytes(lua_State *L, size_t *len)
 {
@@ -214,6 +220,7 @@ static const char *bind_ws_bytes(lua_State *L, size_t *len)
         lua_pop(L, 1);
     }
     luaL_pushresultsize(&b, n);
+    bind_ws_check_list(L, n);
     return lua_tolstring(L, -1, len);
 }
 
@@ -282,6 +289,7 @@ static int bind_ws_close(lua_State *L)
     bool open = s != NULL && session_is_open(s);
     if (open)
         session_close(s, code, reason, len);
+    open = open && s->conn->state == CONN_OPEN; /* memory may have run out */
     if (done != NULL && open)
         session_when_sent(s, done);
     else if (done != NULL)

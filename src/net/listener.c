@@ -117,6 +117,17 @@ static void listener_name(struct listener_set *set, const struct listener_addres
 
 /* ---- binding ---- */
 
+/* The kernel notices that a peer has gone also while nothing is read and nothing is written: after a minute.
+ * Inherited by accepted sockets too. */
+static bool listener_set_keepalive(int fd)
+{
+    static const int on = 1, idle_s = 30, interval_s = 10, count = 3;
+    return setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0 &&
+           setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s) == 0 &&
+           setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s) == 0 &&
+           setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count) == 0;
+}
+
 static int listener_socket(const struct listener_address *a, bool first)
 {
     int on = 1;
@@ -125,8 +136,9 @@ static int listener_socket(const struct listener_address *a, bool first)
     if (fd < 0)
         return -1;
     /* TCP_NODELAY is inherited by accepted sockets, which saves a call for each. */
-    bool ok = !tcp || (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
-                       setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0);
+    bool ok =
+        !tcp || (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 && listener_set_keepalive(fd));
     if (ok && !first)
         ok = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0;
     ok = ok && bind(fd, (const struct sockaddr *)&a->sa, a->len) == 0;

@@ -38,12 +38,14 @@ void worker_conn_closed(struct worker *w)
     worker_finish_if_idle(w);
 }
 
-/* Flushes and frees; either may run handlers that make more work, so it goes on until none is left. */
+/* Flushes and frees. Either may run handlers that make more work: that is for the next iteration, or one that
+ * keeps up with what on_drain sends would keep the worker for itself. */
 static void worker_settle(struct worker *w)
 {
-    while (w->dirty != NULL) {
-        struct conn *c = w->dirty;
-        w->dirty = c->next;
+    struct conn *c = w->dirty, *next;
+    w->dirty = NULL;
+    for (; c != NULL; c = next) {
+        next = c->next;
         conn_settle(c);
     }
 }
@@ -57,8 +59,8 @@ static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, i
         w->due = false;
         w->hooks->on_due(w);
     }
-    worker_settle(w); /* may make something due: that is for the next iteration */
-    if (w->due || !list_empty(&w->ready))
+    worker_settle(w); /* may make something due: that too is for the next iteration */
+    if (w->due || w->dirty != NULL || !list_empty(&w->ready))
         ev_idle_start(w->loop, &w->spin);
 }
 
@@ -67,7 +69,7 @@ static void worker_on_turn(struct ev_loop *loop, ev_check *check, int revents)
     (void)revents;
     struct worker *w = check->data;
     conn_feed_ready(w);
-    if (list_empty(&w->ready) && !w->due)
+    if (list_empty(&w->ready) && !w->due && w->dirty == NULL)
         ev_idle_stop(loop, &w->spin);
 }
 
@@ -191,7 +193,8 @@ static void *worker_main(void *arg)
     pthread_setname_np(pthread_self(), name);
     w->hooks->on_start(w);
     ev_run(w->loop, 0);
-    worker_settle(w);
+    while (w->dirty != NULL)
+        worker_settle(w);
     w->hooks->on_exit(w);
     mailbox_post(w->on_finished, w->finished);
     return NULL;

@@ -345,10 +345,10 @@ int dispatch_match(const struct router *r, const struct head *head, struct route
 static void dispatch_write_allow(uint32_t allowed, char *out, size_t size)
 {
     size_t at = (size_t)snprintf(out, size, "Allow: ");
+    if (allowed & 1u << ROUTER_GET)
+        allowed |= 1u << ROUTER_HEAD;
     if (allowed & 1u << ROUTER_WEBSOCKET)
         allowed |= 1u << ROUTER_GET;
-    else if (allowed & 1u << ROUTER_GET)
-        allowed |= 1u << ROUTER_HEAD;
     allowed |= 1u << ROUTER_OPTIONS;
     for (enum router_method m = 0; m < ROUTER_WEBSOCKET; m++)
         if (allowed & 1u << m)
@@ -426,6 +426,8 @@ static void dispatch_on_request(struct conn *c, struct head *head, struct buf *b
     if (!fits) {
         how.route = -1;
         how.fallback = dispatch_fallback(head, m.allowed);
+        if (upgrade_wanted(head)) /* frames may follow */
+            http1_last(c);
     }
     if (how.chain == LUA_NOREF)
         dispatch_answer_fallback(c, head, &how.fallback);

@@ -15,7 +15,8 @@
 #include "script/dispatch.h"
 #include "script/task.h"
 
-#define EXCHANGE_GZIP_MIN 1024 /* bytes; below it the answer does not get shorter by much */
+#define EXCHANGE_GZIP_MIN 1024      /* bytes; below it the answer does not get shorter by much */
+#define EXCHANGE_GZIP_MAX (8 << 20) /* beyond it the others would wait for too long */
 
 static void exchange_wake_writers(struct exchange *x)
 {
@@ -58,9 +59,10 @@ static bool exchange_may_zip(const struct exchange *x)
 {
     const char *field;
     size_t len;
-    return x->conn->worker->config->gzip && x->reply.len >= EXCHANGE_GZIP_MIN && x->status == 200 &&
-           x->head->method != HTTP_HEAD && head_single(x->head, "Accept-Encoding", &field, &len) &&
-           accept_quality(field, len, "gzip") > 0 && gzip_is_worth(x->type, x->fields.data, x->fields.len);
+    return x->conn->worker->config->gzip && x->reply.len >= EXCHANGE_GZIP_MIN &&
+           x->reply.len <= EXCHANGE_GZIP_MAX && x->status == 200 && x->head->method != HTTP_HEAD &&
+           head_single(x->head, "Accept-Encoding", &field, &len) && accept_quality(field, len, "gzip") > 0 &&
+           gzip_is_worth(x->type, x->fields.data, x->fields.len);
 }
 
 /* A failure leaves the answer as it was. */
@@ -100,7 +102,7 @@ static void exchange_refuse_upgrade(struct exchange *x)
 /* A refusal without words of its own. */
 static bool exchange_is_bare_error(const struct exchange *x)
 {
-    return x->status >= 300 && x->reply.len == 0 && response_has_body(x->status);
+    return x->status >= 300 && x->reply.len == 0 && !x->typed && response_has_body(x->status);
 }
 
 /* The fields as a string. */
@@ -112,7 +114,7 @@ static const char *exchange_fields(struct exchange *x)
 /* Middleware has let the server's own answer pass: then it says what belongs to it. */
 static void exchange_add_fallback(struct exchange *x)
 {
-    if (x->fallback.status != 0 && x->status == x->fallback.status && x->reply.len == 0)
+    if (x->fallback.status != 0 && x->status == x->fallback.status && !x->streaming)
         buf_puts(&x->fields, x->fallback.fields);
 }
 
@@ -129,7 +131,8 @@ static void exchange_decide(struct exchange *x, enum sched_result result)
     else if (x->accepted)
         dispatch_accept(x->conn, head_ref(x->head), x->vm, x->route, exchange_fields(x), &x->request);
     else if (exchange_is_bare_error(x))
-        http1_error(x->conn, x->status, x->fallback.detail, exchange_fields(x));
+        http1_error(x->conn, x->status, x->status == x->fallback.status ? x->fallback.detail : NULL,
+                    exchange_fields(x));
     else
         exchange_answer(x);
     exchange_free(x);
@@ -197,7 +200,7 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
                                              });
     if (result == SCHED_SUSPENDED) {
         x->put_off = true;
-        http1_put_off(c, x, exchange_time_limit(x), x->upgrade);
+        http1_put_off(c, x, exchange_time_limit(x), x->upgrade || x->streaming);
     } else
         exchange_decide(x, result);
 }
@@ -220,13 +223,13 @@ bool exchange_stream_begin(struct exchange *x)
     if (x->upgrade)
         http1_last(x->conn);
     x->streaming = true;
-    http1_stream(x->conn, &(struct response){.status = x->status,
-                                             .fields = x->fields.data,
-                                             .fields_len = x->fields.len,
-                                             .type = x->type});
+    bool wanted = http1_stream(x->conn, &(struct response){.status = x->status,
+                                                           .fields = x->fields.data,
+                                                           .fields_len = x->fields.len,
+                                                           .type = x->type});
     if (x->put_off)
-        http1_put_off(x->conn, x, 0, x->upgrade);
-    return true;
+        http1_put_off(x->conn, x, 0, true);
+    return wanted;
 }
 
 bool exchange_stream_piece(struct exchange *x, const char *data, size_t len)
@@ -237,14 +240,21 @@ bool exchange_stream_piece(struct exchange *x, const char *data, size_t len)
     return x->conn->state == CONN_OPEN;
 }
 
-bool exchange_stream_is_full(struct exchange *x)
+bool exchange_stream_is_full(const struct exchange *x)
+{
+    const struct conn *c = x->conn;
+    return c->out.bytes > (size_t)c->worker->config->send_limit / 2;
+}
+
+void exchange_stream_wait(struct exchange *x, struct task *t)
 {
     struct conn *c = x->conn;
-    if (c->out.bytes <= (size_t)c->worker->config->send_limit / 2)
-        return false;
     conn_flush(c);
-    c->tell_drained = c->state == CONN_OPEN && c->out.bytes > 0;
-    return c->tell_drained;
+    if (c->state == CONN_OPEN && c->out.bytes > 0) {
+        c->tell_drained = true;
+        list_append(&x->writers, &t->wait);
+    } else
+        task_wake(t); /* a quick peer: but the others want their turn */
 }
 
 void exchange_on_drained(struct conn *c, void *request)

@@ -37,6 +37,7 @@ struct exchange {
     int status;
     bool accepted; /* the handshake is */
     bool streaming;
+    bool typed;               /* Content-Type is among the fields */
     const char *type;         /* Content-Type, static; NULL when the fields say it */
     struct buf fields, reply; /* header lines, each with its CR LF; the body */
     struct list writers;      /* tasks that wait until what was streamed has left the queue */
@@ -57,10 +58,11 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
 void exchange_on_gone(struct conn *c, void *request);
 void exchange_on_drained(struct conn *c, void *request);
 
-/* For the binding that streams; false when the peer has gone. */
+/* For the binding that streams; false when nobody wants any pieces. */
 bool exchange_stream_begin(struct exchange *x);
 bool exchange_stream_piece(struct exchange *x, const char *data, size_t len);
-/* Whether the next piece should wait: then put a task into x->writers. */
-bool exchange_stream_is_full(struct exchange *x);
+/* Whether the next piece is to wait: for the peer, or just for its turn. */
+bool exchange_stream_is_full(const struct exchange *x);
+void exchange_stream_wait(struct exchange *x, struct task *t);
 
 #endif

@@ -215,6 +215,7 @@ static void sched_begin(struct vm *vm, const struct sched_entry *entry, struct s
     assert(!s->busy);
     s->busy = true;
     s->suspending = false;
+    s->out_of_memory = false;
     s->running.entry = entry;
     s->running.thread = *t;
     s->running.task = task;
@@ -223,6 +224,8 @@ static void sched_begin(struct vm *vm, const struct sched_entry *entry, struct s
 
 static void sched_leave(struct vm *vm)
 {
+    vm->sched.body = NULL; /* not taken when there was no memory to begin */
+    vm->sched.arg = NULL;
     vm->about = (struct log_context){.worker = vm->worker};
     vm->sched.busy = false;
 }
@@ -243,7 +246,8 @@ static enum sched_result sched_step(struct vm *vm, const struct sched_entry *ent
     sched_leave(vm);
     if (status == LUA_YIELD)
         return SCHED_SUSPENDED;
-    if (failed && vm->memory > vm->memory_limit / 2) /* string buffers ask the allocator past the collector */
+    /* String buffers ask the allocator past the collector. */
+    if ((status == LUA_ERRMEM || vm->sched.out_of_memory) && vm->memory > vm->memory_limit / 2)
         lua_gc(vm->L, LUA_GCCOLLECT);
     /* When the trampoline itself failed there is nothing to reuse. */
     sched_thread_done(vm, t, status == LUA_OK);

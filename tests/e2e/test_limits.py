@@ -87,10 +87,10 @@ def test_beyond_messages_per_second_messages_wait(serve):
     server = serve(f"app.websocket('/x', {{messages_per_second = 0.001}}, {ECHO}) app.websocket('/free', {ECHO})")
     with server.raw("/x") as client, server.raw("/free") as other:
         client.send(numbered(0, 5))
-        assert (client.text(), client.text()) == ("000000", "000001")  # the one too many is handled, and is the last
+        assert client.text() == "000000"
         round_trips(other, 100)
         assert silent(client)
-        assert server.metrics()[RECEIVED] == 102
+        assert server.metrics()[RECEIVED] == 101
 
 
 def test_what_waits_is_neither_lost_nor_reordered(serve):
@@ -646,7 +646,7 @@ def test_messages_per_second_is_the_routes(serve):
     server = serve(two_routes("messages_per_second = 0.001", "messages_per_second = false"), messages_per_second=1000)
     with server.raw("/a") as a, server.raw("/b") as b:
         a.send(numbered(0, 5))
-        assert (a.text(), a.text()) == ("000000", "000001")
+        assert a.text() == "000000"
         b.send(numbered(0, 500))
         assert [b.text() for _ in range(500)] == [f"{i:06}" for i in range(500)]
-        assert server.metrics()[RECEIVED] == 502
+        assert server.metrics()[RECEIVED] == 501
