@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "http/accept.h"
+#include "http/admission.h"
 #include "http/chunked.h"
 #include "http/forwarded.h"
 #include "net/peers.h"
@@ -179,8 +180,9 @@ void http1_answer(struct conn *c, const struct response *r)
     const struct http1 *h = conn_session(c);
     bool mute = h->mute || !response_has_body(r->status);
     char length[48] = "";
-    if (response_has_body(r->status))
-        snprintf(length, sizeof length, "Content-Length: %zu\r\n", r->body_len);
+    if (response_has_body(r->status) ||
+        r->status == 205) /* RFC 9110, 15.3.6: that one says that it is empty */
+        snprintf(length, sizeof length, "Content-Length: %zu\r\n", r->status == 205 ? 0 : r->body_len);
     http1_send_head(c, r, length);
     if (!mute && r->body_len > 0)
         conn_send(c, r->body, r->body_len);
@@ -535,29 +537,6 @@ static size_t http1_pause(struct conn *c, const uint8_t *data, size_t len)
     return len;
 }
 
-/* Why a new connection gets no place, as a status with a sentence; 0 when it does. */
-static int http1_is_full_of_connections(struct worker *w, const char **detail)
-{
-    uint64_t limit = (uint64_t)w->config->max_connections;
-    if (limit == 0 || worker_total_conns() - atomic_load(&http1_refused) < limit)
-        return 0;
-    metrics_add(w->metrics, METRIC_REFUSED_FULL, 1);
-    *detail = "The server has as many connections as it may; try again later.";
-    return 503;
-}
-
-/* The same for its address; *place is then its place in that address's count. */
-static int http1_no_place(struct worker *w, const struct sockaddr *peer, uint32_t *place, const char **detail)
-{
-    uint64_t limit = (uint64_t)w->config->max_connections_per_address;
-    *place = limit > 0 ? peers_enter(peer, limit) : 0;
-    if (limit == 0 || *place != 0)
-        return 0;
-    metrics_add(w->metrics, METRIC_REFUSED_ADDRESS, 1);
-    *detail = "Your address has as many connections as it may (max_connections_per_address).";
-    return 429;
-}
-
 static void http1_set_peer(struct http1 *h, const struct sockaddr *peer)
 {
     size_t len = peer->sa_family == AF_INET6  ? sizeof h->peer.in6
@@ -575,11 +554,18 @@ static void http1_on_proxyline(struct conn *c, const struct proxyline *line)
     h->state = HTTP1_HEAD;
     if (source->sa_family != AF_UNSPEC)
         http1_set_peer(h, source);
-    int refusal = http1_no_place(c->worker, &h->peer.any, &c->timer.user, &detail);
+    int refusal = admission_of_address(c->worker, &h->peer.any, &c->timer.user, &detail);
     if (refusal != 0)
         http1_fail(c, refusal, detail);
     else
         http1_wait(c, c->worker->config->handshake_timeout);
+}
+
+static void http1_refuse_proxy(struct conn *c, const char *why)
+{
+    struct log_context about = {.worker = c->worker->index, .conn = c->id};
+    log_write(LOG_WARN, &about, "a connection to a proxy: address %s: closed", why);
+    conn_close(c);
 }
 
 /* Returns how many bytes were used. */
@@ -701,7 +687,7 @@ static void http1_on_timeout(struct conn *c)
     else if (!http1_is_too_late(c) && !http1_is_stopping(c))
         http1_wait_on(c);
     else if (h->state == HTTP1_PROXYLINE)
-        conn_close(c);
+        http1_refuse_proxy(c, "did not send its PROXY protocol within proxy_timeout");
     else if (h->state == HTTP1_HEAD && h->in.len == 0 && (h->answered || http1_is_stopping(c)))
         conn_close(c); /* nothing was asked, or nothing more */
     else if (http1_is_stopping(c))
@@ -781,9 +767,9 @@ void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool
 {
     uint32_t place = 0;
     const char *detail;
-    int refusal = http1_is_full_of_connections(w, &detail);
+    int refusal = admission_to_server(w, atomic_load(&http1_refused), &detail);
     if (refusal == 0 && !proxied)
-        refusal = http1_no_place(w, peer, &place, &detail);
+        refusal = admission_of_address(w, peer, &place, &detail);
     bool slack = refusal == 0 || atomic_load(&http1_refused) < HTTP1_REFUSAL_SLACK;
     struct http1 *h = slack && (!proxied || http1_is_trusted(w, peer)) ? http1_create(peer, proxied) : NULL;
     struct conn *c = NULL;

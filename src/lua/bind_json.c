@@ -295,9 +295,9 @@ void bind_json_push_array_meta(lua_State *L)
     lua_rawgetp(L, LUA_REGISTRYINDEX, &array_meta_key);
 }
 
-void bind_json_encode(lua_State *L, int index)
+void bind_json_encode(lua_State *L, int index, const char *what)
 {
-    bind_json_out_push(L, index, &(struct bind_json_out_style){0});
+    bind_json_out_push(L, index, &(struct bind_json_out_style){.what = what});
 }
 
 /* json.encode(value [, {pretty = boolean, sort = boolean}]) */

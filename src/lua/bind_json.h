@@ -16,7 +16,7 @@ void bind_json_open(lua_State *L);
 
 /* Pushes the value at `index` as JSON text. Raises for what JSON has not, as json.encode does, and when
  * memory runs out. */
-void bind_json_encode(lua_State *L, int index);
+void bind_json_encode(lua_State *L, int index, const char *what);
 
 /* Pushes the value that the text stands for, or nil and a message; returns how many. The collector may run
  * while the text is in use. Raises only when memory runs out. */

@@ -156,7 +156,7 @@ static void refuse(const struct writer *w, const struct place *place, const char
     va_list args;
     va_start(args, format);
     luaL_where(L, 1);
-    lua_pushliteral(L, "json: ");
+    lua_pushfstring(L, "%s: ", w->style.what != NULL ? w->style.what : "json");
     push_path(L, place);
     lua_pushvfstring(L, format, args);
     va_end(args);

@@ -8,8 +8,9 @@
 #include <lua.h>
 
 struct bind_json_out_style {
-    bool pretty; /* a line for each member and element */
-    bool sort;   /* the keys of objects, by their bytes */
+    bool pretty;      /* a line for each member and element */
+    bool sort;        /* the keys of objects, by their bytes */
+    const char *what; /* begins messages; NULL is "json" */
 };
 
 void bind_json_out_open(lua_State *L);

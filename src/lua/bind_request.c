@@ -165,11 +165,11 @@ static int bind_request_set_body(lua_State *L, struct exchange *x, bool has_type
     }
     x->type = has_type ? NULL : type == LUA_TTABLE ? RESPONSE_JSON : RESPONSE_TEXT;
     if (type == LUA_TTABLE)
-        bind_json_encode(L, lua_gettop(L));
+        bind_json_encode(L, lua_gettop(L), exchange_what(x));
     else if (type != LUA_TSTRING && type != LUA_TNUMBER)
-        return luaL_error(L,
-                          "the body is a %s; it can be a string, a table (JSON) or a function that streams",
-                          luaL_typename(L, -1));
+        return luaL_error(
+            L, "%s: the body is a %s; it can be a string, a table (JSON) or a function that streams",
+            exchange_what(x), luaL_typename(L, -1));
     const char *body = lua_tolstring(L, -1, &len);
     bind_request_append(L, &x->reply, body, len);
     return 0;

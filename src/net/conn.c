@@ -329,16 +329,22 @@ void conn_later(struct conn *c)
     conn_mark_dirty(c);
 }
 
+static void conn_run_later(struct conn *c)
+{
+    if (!c->later)
+        return;
+    c->later = false;
+    c->ops->on_later(c);
+}
+
 void conn_settle(struct conn *c)
 {
     c->dirty = false;
-    if (c->later) {
-        c->later = false;
-        c->ops->on_later(c);
-    }
-    if (c->state != CONN_DEAD)
+    conn_run_later(c);
+    if (c->state != CONN_DEAD) {
         conn_flush(c);
-    else if (!c->dirty) {
+        conn_run_later(c); /* the queue has emptied */
+    } else if (!c->dirty) {
         if (c->holds)
             conn_drop_held(c);
         c->ops->on_dead(c);

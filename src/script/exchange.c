@@ -200,7 +200,7 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
                                              });
     if (result == SCHED_SUSPENDED) {
         x->put_off = true;
-        http1_put_off(c, x, exchange_time_limit(x), x->upgrade || x->streaming);
+        http1_put_off(c, x, exchange_time_limit(x), x->upgrade);
     } else
         exchange_decide(x, result);
 }
@@ -228,7 +228,7 @@ bool exchange_stream_begin(struct exchange *x)
                                                            .fields_len = x->fields.len,
                                                            .type = x->type});
     if (x->put_off)
-        http1_put_off(x->conn, x, 0, true);
+        http1_put_off(x->conn, x, 0, x->upgrade);
     return wanted;
 }
 

@@ -118,7 +118,7 @@ def test_pings_and_pongs_count(serve, opcode):
     with server.raw("/x") as client, server.raw("/free") as other:
         client.send(frame(opcode, "1") + frame(opcode, "2") + frame(opcode, "3") + HELLO)
         if opcode == PING:
-            assert (client.frame(), client.frame()) == ((PONG, b"1"), (PONG, b"2"))
+            assert client.frame() == (PONG, b"1")
         round_trips(other, 100)
         assert silent(client)
 
@@ -150,7 +150,7 @@ def test_a_throttled_client_that_vanishes_ends(serve):
     server = serve(LOG, messages_per_second=0.01)
     client = server.raw("/x")
     client.send(numbered(0, 100))
-    server.wait_log("got 000001")
+    server.wait_log("got 000000")
     reset(client)
     server.wait_log("closed 1006")
     server.wait_metric("tidewire_connections", 0)
@@ -161,7 +161,7 @@ def test_a_server_that_stops_does_not_wait_for_throttled_messages(serve):
     server = serve(LOG, messages_per_second=0.001, close_timeout=PATIENCE)
     with server.raw("/x") as client:
         client.send(numbered(0, 100) + frame(CLOSE, close_payload(1001)))
-        server.wait_log("got 000001")
+        server.wait_log("got 000000")
         server.process.terminate()
         client.expect_close(1001)
     assert server.stop(None) == 0

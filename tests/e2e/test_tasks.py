@@ -558,6 +558,8 @@ MISUSES = {f"app.{f}({seconds}, print)" for f in ("sleep", "after", "every") for
     "app.after(0, print).cancel()", "app.after(0, print).cancel({})", "app.after(0, print):stop()"}
 COMPLAINTS = (r"bad argument #[12] to '\w+' \(\S+ expected, got .*\)|"
               r"app\.\w+: \S+ is not a number of seconds from \S+ to 1e9|app.spawn: more than 200 arguments|"
+              r"expected a timer as first argument, got .*: call its methods with a colon, as in timer:cancel\(\)|"
+              r"app\.\w+: call it with a dot: app\.\w+\(\.\.\.\)|"
               r"a timer has no method 'stop'; there is cancel")
 
 

@@ -91,7 +91,7 @@ static int go_round(lua_State *L)
     CHECK(n == 1 && !lua_isnil(L, 1));
 
     size_t len, sorted_len, again_len;
-    bind_json_encode(L, 1);
+    bind_json_encode(L, 1, NULL);
     CHECK(lua_gettop(L) == 2);
     const char *written = lua_tolstring(L, 2, &len);
     CHECK(utf8_valid(written, len));
