@@ -101,7 +101,10 @@ static int bind_library_cookie(lua_State *L)
     luaL_Buffer b;
     luaL_buffinit(L, &b); /* room first: nothing may raise while `out` is held */
     char *room = luaL_prepbuffsize(&b, 16384);
-    if (cookie_write(&out, &cookie, &e) < 0 || out.len > 16384) {
+    int rc = cookie_write(&out, &cookie, &e);
+    if (rc == 0 && out.len > 16384)
+        rc = err_set(&e, "it is longer than 16384 bytes");
+    if (rc < 0) {
         buf_fini(&out);
         return luaL_error(L, "http.cookie: %s", e.text);
     }

@@ -168,6 +168,10 @@ static int cli_check_proxies(struct cli *cli, struct err *e)
     for (size_t i = 0; i < list->n; i++)
         if (cidr_list_add(&cli->trusted_proxies, list->item[i], strlen(list->item[i]), e) < 0)
             return err_prefix(e, "trusted_proxies: ");
+    for (size_t i = 0; i < cli->config.listen.n; i++)
+        if (list->n == 0 && strncmp(cli->config.listen.item[i], "proxy:", 6) == 0)
+            return err_set(e, "listen: %s takes connections from trusted_proxies only, and there are none",
+                           cli->config.listen.item[i]);
     return 0;
 }
 

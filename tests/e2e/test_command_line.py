@@ -305,6 +305,7 @@ def test_stale_unix_address_is_taken_over(serve, tmp_path):
     ("unix:/" + "x" * 200, "longer than"),
     ("192.0.2.1:0", "this machine has no such address"),
     ("unix:/no/such/folder/web.sock", "cannot listen on unix:/no/such/folder/web.sock: No such file"),
+    ("proxy:127.0.0.1:0", "from trusted_proxies only, and there are none"),
 ])
 def test_address_that_cannot_be_served(address, pattern, script, quiet):
     quiet["listen"] = address
