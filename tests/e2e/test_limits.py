@@ -650,3 +650,27 @@ def test_messages_per_second_is_the_routes(serve):
         b.send(numbered(0, 500))
         assert [b.text() for _ in range(500)] == [f"{i:06}" for i in range(500)]
         assert server.metrics()[RECEIVED] == 501
+
+
+def test_one_that_keeps_up_with_on_drain_does_not_keep_the_worker(serve):
+    server = serve("""
+        app.websocket("/flood", function(ws)
+          local block = ("x"):rep(40000)
+          local function more() ws:send(block) end
+          ws:on_drain(more)
+          more()
+        end)
+        app.websocket("/echo", function(ws) ws:on_text(function(ws, t) ws:send(t) end) end)""", send_limit=65536)
+    with server.raw("/flood") as flood, server.raw("/echo") as other:
+        stop = threading.Event()
+
+        def read():
+            while not stop.is_set() and flood.sock.recv(1 << 20):
+                pass
+        reader = threading.Thread(target=read)
+        reader.start()
+        for i in range(20):
+            other.send_frame(TEXT, str(i))
+            assert other.text() == str(i)
+        stop.set()
+        reader.join()

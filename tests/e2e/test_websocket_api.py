@@ -3,7 +3,6 @@
 state, and reaching any connection by its id."""
 import signal
 import socket
-import threading
 
 import pytest
 
@@ -362,30 +361,6 @@ def test_on_drain_can_be_replaced_and_removed(serve):
             assert client.frame() == (BINARY_OP, b"x" * 90)
             assert client.text() == "true"
             assert ask(client, "return kept.a, kept.b") == "true " + count
-
-
-def test_one_that_keeps_up_with_on_drain_does_not_keep_the_worker(serve):
-    server = serve("""
-        app.websocket("/flood", function(ws)
-          local block = ("x"):rep(40000)
-          local function more() ws:send(block) end
-          ws:on_drain(more)
-          more()
-        end)
-        app.websocket("/echo", function(ws) ws:on_text(function(ws, t) ws:send(t) end) end)""", send_limit=65536)
-    with server.raw("/flood") as flood, server.raw("/echo") as other:
-        stop = threading.Event()
-
-        def read():
-            while not stop.is_set() and flood.sock.recv(1 << 20):
-                pass
-        reader = threading.Thread(target=read)
-        reader.start()
-        for i in range(20):
-            other.send_frame(TEXT, str(i))
-            assert other.text() == str(i)
-        stop.set()
-        reader.join()
 
 
 def test_an_error_in_on_drain_closes_with_1011(serve):
