@@ -7,6 +7,8 @@
 #include <strings.h>
 #include <time.h>
 
+#include "http/head.h"
+
 /* What browsers keep (6265bis, 5.6). */
 #define MAX_PAIR_BYTES      4096
 #define MAX_ATTRIBUTE_BYTES 1024
@@ -58,17 +60,6 @@ bool cookie_next(const char *field, size_t len, size_t *at, struct cookie_pair *
 
 /* ---- writing ---- */
 
-static bool is_token(const char *text)
-{
-    for (const char *at = text; *at != '\0'; at++) {
-        char lower = (char)(*at | 0x20);
-        bool alnum = (*at >= '0' && *at <= '9') || (lower >= 'a' && lower <= 'z');
-        if (!alnum && strchr("!#$%&'*+-.^_`|~", *at) == NULL)
-            return false;
-    }
-    return *text != '\0';
-}
-
 /* Whether every character is a visible one of ASCII and not one of `except`. */
 static bool is_visible(const char *text, const char *except)
 {
@@ -114,7 +105,7 @@ static int check_promises(const struct cookie *c, struct err *e)
 
 static int check(const struct cookie *c, struct err *e)
 {
-    if (!is_token(c->name))
+    if (!head_is_token(c->name, strlen(c->name)))
         return err_set(e, "a cookie's name consists of letters, digits and !#$%%&'*+-.^_`|~ only");
     if (!is_visible(c->value, "\",;\\"))
         return err_set(e,

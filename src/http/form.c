@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "http/head.h"
 #include "http/percent.h"
 
 /* ---- small tools ---- */
@@ -52,7 +53,7 @@ static bool is_alnum(char c)
 static bool take_token(const char **at, const char *end, struct span *token)
 {
     const char *from = *at;
-    while (*at < end && (is_alnum(**at) || (**at != '\0' && strchr("!#$%&'*+-.^_`|~", **at) != NULL)))
+    while (*at < end && head_is_token_char(**at))
         ++*at;
     *token = (struct span){from, (size_t)(*at - from)};
     return token->len > 0;

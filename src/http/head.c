@@ -105,7 +105,7 @@ static bool is_alnum(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
 }
 
-static bool is_token_char(char c)
+bool head_is_token_char(char c)
 {
     return is_alnum(c) || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
 }
@@ -380,10 +380,10 @@ static const llhttp_settings_t parse_settings = {
     .on_headers_complete = on_headers_complete,
 };
 
-static bool is_token(const char *text, size_t len)
+bool head_is_token(const char *text, size_t len)
 {
     for (size_t i = 0; i < len; i++)
-        if (!is_token_char(text[i]))
+        if (!head_is_token_char(text[i]))
             return false;
     return len > 0;
 }
@@ -394,7 +394,7 @@ static int refuse_header_line(struct parse *p)
     const char *at = p->next;
     if (is_blank(*at))
         return refuse(p, 400, "A header line begins with a blank.");
-    while (is_token_char(*at))
+    while (head_is_token_char(*at))
         at++;
     if (*at == '\r')
         return refuse(p, 400, "A header line has no colon.");
@@ -418,7 +418,7 @@ static int refuse_for_llhttp(struct parse *p, enum llhttp_errno error)
     case HPE_INVALID_HEADER_TOKEN:
     case HPE_UNEXPECTED_SPACE: return refuse_header_line(p);
     default: /* llhttp has several codes for a method it does not know, or knows only from RTSP or HTTP/2 */
-        if (is_token(p->data + p->method_name.at, p->method_name.len))
+        if (head_is_token(p->data + p->method_name.at, p->method_name.len))
             return refuse(p, 501, "This server does not know the request's method.");
         return refuse(p, 400, "The request's method has a character that is not allowed there.");
     }

@@ -118,6 +118,10 @@ bool head_single(const struct head *h, const char *name, const char **value, siz
  */
 bool head_has_token(const struct head *h, const char *name, const char *token);
 
+/* A token (RFC 9110, 5.6.2): its characters, and whether a text is one. */
+bool head_is_token_char(char c);
+bool head_is_token(const char *text, size_t len);
+
 /* Steps through the comma-separated list from *at to `end` (both NULL: an empty one): the next element
  * without the blanks around it, or false when there is none. Empty ones are skipped; quotes mean nothing. */
 bool head_list_next(const char **at, const char *end, const char **element, size_t *len);

@@ -212,7 +212,7 @@ void bind_answer_write_fields(lua_State *L, int index, struct buf *fields, bool 
         if (lua_type(L, -2) != LUA_TSTRING)
             luaL_error(L, "%s: a header's name is a string, not a %s", what, luaL_typename(L, -2));
         const char *name = lua_tolstring(L, -2, &len);
-        if (!subprotocol_is_token(name, len))
+        if (!head_is_token(name, len))
             luaL_error(L, "%s: '%s' is not a name for a header", what, name);
         if (bind_answer_owns(name, upgrade))
             luaL_error(L, "%s: the header %s is the server's own%s", what, name,

@@ -19,14 +19,6 @@ struct bind_done {
     struct log_context about;
 };
 
-static int bind_done_called(lua_State *L, int status, lua_KContext context)
-{
-    (void)L;
-    (void)status;
-    (void)context;
-    return 0;
-}
-
 static int bind_done_body(lua_State *L)
 {
     const struct bind_done *d = sched_take_arg(L);
@@ -39,7 +31,7 @@ static int bind_done_body(lua_State *L)
     if (!ok)
         lua_pushstring(L, d->why);
     if (function)
-        lua_callk(L, ok ? 1 : 2, 0, 0, bind_done_called);
+        lua_callk(L, ok ? 1 : 2, 0, 0, sched_call_done);
     else
         bind_promise_settle(L, 1, ok);
     return 0;

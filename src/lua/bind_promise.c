@@ -48,14 +48,6 @@ static int bind_promise_push_outcome(lua_State *L, int index, const struct bind_
 
 /* ---- functions that wait ---- */
 
-static int bind_promise_called(lua_State *L, int status, lua_KContext context)
-{
-    (void)L;
-    (void)status;
-    (void)context;
-    return 0;
-}
-
 static int bind_promise_call_body(lua_State *L)
 {
     struct bind_promise *p = sched_take_arg(L);
@@ -64,7 +56,7 @@ static int bind_promise_call_body(lua_State *L)
     lua_rawgeti(L, 2, p->called);
     lua_pushnil(L);
     lua_rawseti(L, 2, p->called);
-    lua_callk(L, bind_promise_push_outcome(L, 1, p), 0, 0, bind_promise_called);
+    lua_callk(L, bind_promise_push_outcome(L, 1, p), 0, 0, sched_call_done);
     return 0;
 }
 

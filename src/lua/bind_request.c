@@ -74,14 +74,6 @@ void bind_request_stream_forget(lua_State *L, int ref)
     lua_pop(L, 1);
 }
 
-static int bind_request_streamed(lua_State *L, int status, lua_KContext context)
-{
-    (void)L;
-    (void)status;
-    (void)context;
-    return 0;
-}
-
 /* body(write), for the function at the top. */
 static int bind_request_stream_by_writer(lua_State *L, struct exchange *x)
 {
@@ -91,7 +83,7 @@ static int bind_request_stream_by_writer(lua_State *L, struct exchange *x)
     x->stream = luaL_ref(L, LUA_REGISTRYINDEX);
     s->x = x;
     lua_pushcclosure(L, bind_request_write, 1);
-    lua_callk(L, 1, 0, (lua_KContext)x, bind_request_streamed);
+    lua_callk(L, 1, 0, (lua_KContext)x, sched_call_done);
     return 0;
 }
 

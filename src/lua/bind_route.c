@@ -58,7 +58,7 @@ typedef int bind_route_check(const char *item, size_t len, struct err *e);
 
 static int bind_route_check_protocol(const char *item, size_t len, struct err *e)
 {
-    return subprotocol_is_token(item, len) ? 0 : err_set(e, "not a name that a protocol can have");
+    return head_is_token(item, len) ? 0 : err_set(e, "not a name that a protocol can have");
 }
 
 static void bind_route_add(lua_State *L, struct config_list *list, const char *name, bind_route_check *check)

@@ -35,14 +35,6 @@ static void bind_task_check_limit(lua_State *L, const char *what)
         luaL_error(L, "%s: %d tasks and timers are there already (max_tasks)", what, (int)vm->ntasks);
 }
 
-static int bind_task_done(lua_State *L, int status, lua_KContext context)
-{
-    (void)L;
-    (void)status;
-    (void)context;
-    return 0;
-}
-
 /* ---- sleep ---- */
 
 /* app.sleep(seconds) */
@@ -51,7 +43,7 @@ int bind_task_sleep(lua_State *L)
     lua_Number seconds = bind_task_seconds(L, "app.sleep", 0);
     struct task *t = task_here(L, "app.sleep");
     task_wake_after(t, seconds);
-    return task_suspend(L, 0, bind_task_done);
+    return task_suspend(L, 0, sched_call_done);
 }
 
 /* ---- spawn ---- */
@@ -69,7 +61,7 @@ static int bind_spawn_call(lua_State *L)
     luaL_checkstack(L, n, NULL);
     for (int i = 0; i < n; i++)
         lua_pushvalue(L, lua_upvalueindex(2 + i));
-    lua_callk(L, n - 1, 0, 0, bind_task_done);
+    lua_callk(L, n - 1, 0, 0, sched_call_done);
     return 0;
 }
 
@@ -77,7 +69,7 @@ static int bind_spawn_body(lua_State *L)
 {
     const struct bind_spawn *s = sched_take_arg(L);
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->call);
-    lua_callk(L, 0, 0, 0, bind_task_done);
+    lua_callk(L, 0, 0, 0, sched_call_done);
     return 0;
 }
 
@@ -156,7 +148,7 @@ static int bind_timer_body(lua_State *L)
     const struct bind_timer *b = sched_take_arg(L);
     lua_rawgeti(L, LUA_REGISTRYINDEX, b->self);
     lua_getiuservalue(L, 1, 1);
-    lua_callk(L, 0, 0, 0, bind_task_done);
+    lua_callk(L, 0, 0, 0, sched_call_done);
     return 0;
 }
 

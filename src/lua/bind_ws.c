@@ -440,14 +440,6 @@ void bind_ws_open(lua_State *L)
 
 /* ---- entries ---- */
 
-static int bind_ws_done(lua_State *L, int status, lua_KContext context)
-{
-    (void)L;
-    (void)status;
-    (void)context;
-    return 0;
-}
-
 /* Whether the function at the top takes a second parameter. */
 static bool bind_ws_wants_request(lua_State *L)
 {
@@ -486,7 +478,7 @@ int bind_ws_on_open(lua_State *L)
         lua_pop(L, 1);
         bind_req_push(L, s->head);
     }
-    lua_callk(L, wants_request ? 2 : 1, 0, 0, bind_ws_done);
+    lua_callk(L, wants_request ? 2 : 1, 0, 0, sched_call_done);
     return 0;
 }
 
@@ -506,7 +498,7 @@ int bind_ws_on_message(lua_State *L)
     if (!bind_ws_push_handler(L, m->session, m->text ? BIND_WS_TEXT : BIND_WS_BINARY))
         return 0;
     lua_pushlstring(L, m->data, m->len);
-    lua_callk(L, 2, 0, 0, bind_ws_done);
+    lua_callk(L, 2, 0, 0, sched_call_done);
     return 0;
 }
 
@@ -534,7 +526,7 @@ int bind_ws_on_control(lua_State *L)
     if (!bind_ws_push_rare_handler(L, c->session, c->ping ? BIND_WS_PING : BIND_WS_PONG))
         return 0;
     lua_pushlstring(L, c->data, c->len);
-    lua_callk(L, 2, 0, 0, bind_ws_done);
+    lua_callk(L, 2, 0, 0, sched_call_done);
     return 0;
 }
 
@@ -542,7 +534,7 @@ int bind_ws_on_drain(lua_State *L)
 {
     const struct dispatch_drain *d = sched_take_arg(L);
     if (bind_ws_push_rare_handler(L, d->session, BIND_WS_DRAIN))
-        lua_callk(L, 1, 0, 0, bind_ws_done);
+        lua_callk(L, 1, 0, 0, sched_call_done);
     return 0;
 }
 
@@ -553,7 +545,7 @@ int bind_ws_on_close(lua_State *L)
         return 0;
     lua_pushinteger(L, c->code);
     lua_pushlstring(L, c->reason, c->reason_len);
-    lua_callk(L, 3, 0, 0, bind_ws_done);
+    lua_callk(L, 3, 0, 0, sched_call_done);
     return 0;
 }
 

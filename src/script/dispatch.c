@@ -34,6 +34,12 @@ struct dispatch {
     struct mail publication;      /* in the worker's mailbox exactly while there is a pending VM */
     struct reaper *reaper;
     struct budget budget;
+    struct { /* the last request whose head came: mostly the next to be asked about */
+        const struct head *head;
+        uint64_t generation;
+        int route;
+        uint32_t allowed;
+    } matched;
     _Atomic size_t inbox; /* bytes of letters on their way to this worker */
 };
 
@@ -121,16 +127,6 @@ void dispatch_publish(struct worker *w, struct vm *vm)
 
 /* ---- WebSockets ---- */
 
-static struct log_context dispatch_about(const struct session *s)
-{
-    const struct vm *vm = s->owner;
-    return (struct log_context){
-        .worker = s->conn->worker->index,
-        .conn = s->conn->id,
-        .route = router_route(vm->router, s->owner_route)->pattern,
-    };
-}
-
 static void dispatch_check(struct session *s, enum sched_result result)
 {
     if (result == SCHED_FAILED || result == SCHED_CUT)
@@ -162,7 +158,7 @@ static const struct task_owner dispatch_session_owner = {
 /* An entry for a session; one that fails costs the connection. */
 static void dispatch_run(struct session *s, lua_CFunction body, void *arg)
 {
-    struct log_context about = dispatch_about(s);
+    struct log_context about = vm_about(s->owner, s->conn, s->owner_route);
     dispatch_check(s, sched_run(s->owner, &(struct sched_entry){
                                               .body = body,
                                               .arg = arg,
@@ -206,7 +202,7 @@ static void dispatch_on_close(struct session *s, unsigned code, const char *reas
     if (vm == NULL)
         return;
     struct dispatch_closed close = {s, code, reason, reason_len};
-    struct log_context about = dispatch_about(s);
+    struct log_context about = vm_about(s->owner, s->conn, s->owner_route);
     if (s->more != NULL)
         task_cancel_all(&s->more->tasks);
     if (s->owner_ref != LUA_NOREF)
@@ -396,14 +392,25 @@ static void dispatch_answer_fallback(struct conn *c, const struct head *head,
             c, &(struct response){.status = f->status, .fields = f->fields, .fields_len = strlen(f->fields)});
 }
 
+/* Finds the route of a request in the current code and notes it in d->matched. */
+static void dispatch_find(struct dispatch *d, const struct head *head)
+{
+    struct router_match m;
+    d->matched.route = dispatch_match(d->current->router, head, &m);
+    d->matched.allowed = m.allowed;
+    d->matched.head = head;
+    d->matched.generation = d->current->generation;
+}
+
 static bool dispatch_on_head(struct conn *c, struct head *head, size_t *max_body)
 {
-    struct vm *vm = dispatch_of(c->worker)->current;
-    struct router_match m;
-    int route = dispatch_match(vm->router, head, &m);
+    struct dispatch *d = dispatch_of(c->worker);
+    struct vm *vm = d->current;
+    dispatch_find(d, head);
+    int route = d->matched.route;
     *max_body = (size_t)c->worker->config->max_body;
     if (route < 0) {
-        struct exchange_fallback f = dispatch_fallback(head, m.allowed);
+        struct exchange_fallback f = dispatch_fallback(head, d->matched.allowed);
         if (vm->fallback == LUA_NOREF)
             dispatch_answer_fallback(c, head, &f);
         return vm->fallback != LUA_NOREF;
@@ -417,15 +424,16 @@ static bool dispatch_on_head(struct conn *c, struct head *head, size_t *max_body
 
 static void dispatch_on_request(struct conn *c, struct head *head, struct buf *body)
 {
-    struct vm *vm = dispatch_of(c->worker)->current;
-    struct router_match m;
-    struct exchange how = {.route =
-                               dispatch_match(vm->router, head, &m)}; /* a reload may have come in between */
+    struct dispatch *d = dispatch_of(c->worker);
+    struct vm *vm = d->current;
+    if (d->matched.head != head || d->matched.generation != vm->generation) /* its body took its time */
+        dispatch_find(d, head);
+    struct exchange how = {.route = d->matched.route};
     bool fits = how.route >= 0 && router_route(vm->router, (size_t)how.route)->method != ROUTER_WEBSOCKET;
     how.chain = fits ? vm->routes[how.route].chain : vm->fallback;
     if (!fits) {
         how.route = -1;
-        how.fallback = dispatch_fallback(head, m.allowed);
+        how.fallback = dispatch_fallback(head, d->matched.allowed);
         if (upgrade_wanted(head)) /* frames may follow */
             http1_last(c);
     }

@@ -44,15 +44,6 @@ static void exchange_free(struct exchange *x)
     free(x);
 }
 
-static struct log_context exchange_about(const struct exchange *x)
-{
-    return (struct log_context){
-        .worker = x->conn->worker->index,
-        .conn = x->conn->id,
-        .route = x->route >= 0 ? router_route(x->vm->router, (size_t)x->route)->pattern : NULL,
-    };
-}
-
 /* ---- the answer ---- */
 
 static bool exchange_may_zip(const struct exchange *x)
@@ -92,13 +83,6 @@ static void exchange_answer(struct exchange *x)
                           });
 }
 
-/* What a route answers a client that wanted a WebSocket is the end of the connection: frames may follow. */
-static void exchange_refuse_upgrade(struct exchange *x)
-{
-    metrics_add(x->vm->metrics, METRIC_REFUSED_SCRIPT, 1);
-    http1_last(x->conn);
-}
-
 /* A refusal without words of its own. */
 static bool exchange_is_bare_error(const struct exchange *x)
 {
@@ -123,7 +107,7 @@ static void exchange_decide(struct exchange *x, enum sched_result result)
 {
     exchange_add_fallback(x);
     if (x->upgrade && !(result == SCHED_OK && x->accepted))
-        exchange_refuse_upgrade(x);
+        metrics_add(x->vm->metrics, METRIC_REFUSED_SCRIPT, 1);
     if (x->streaming)
         http1_stream_end(x->conn, result == SCHED_OK);
     else if (result != SCHED_OK)
@@ -190,7 +174,7 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
         *body = (struct buf)BUF_INIT;
     }
     vm_hold_connection(vm);
-    struct log_context about = exchange_about(x);
+    struct log_context about = vm_about(vm, c, x->route);
     enum sched_result result = sched_run(vm, &(struct sched_entry){
                                                  .body = vm->bindings->request,
                                                  .arg = x,
@@ -220,8 +204,6 @@ bool exchange_stream_begin(struct exchange *x)
 {
     if (x->conn->state != CONN_OPEN)
         return false;
-    if (x->upgrade)
-        http1_last(x->conn);
     x->streaming = true;
     bool wanted = http1_stream(x->conn, &(struct response){.status = x->status,
                                                            .fields = x->fields.data,

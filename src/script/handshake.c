@@ -6,8 +6,6 @@
 
 #include <lauxlib.h>
 
-#include <llhttp.h>
-
 #include "base/clock.h"
 #include "base/rate.h"
 #include "http/http1.h"
@@ -41,8 +39,7 @@ static bool handshake_origin_fits(const struct vm *vm, int route, const struct h
 static void handshake_log_origin(const struct conn *c, const struct vm *vm, int route, const char *origin,
                                  size_t len)
 {
-    struct log_context about = {
-        .worker = c->worker->index, .conn = c->id, .route = router_route(vm->router, (size_t)route)->pattern};
+    struct log_context about = vm_about(vm, c, route);
     log_write(LOG_INFO, &about, "refused a page of origin \"%.*s\": not in origins (see the route's options)",
               (int)(len < 200 ? len : 200), origin);
 }

@@ -21,6 +21,14 @@ bool sched_owns(lua_State *L)
     return vm_has_mark(L, VM_MARK_SCHED);
 }
 
+int sched_call_done(lua_State *L, int status, lua_KContext context)
+{
+    (void)L;
+    (void)status;
+    (void)context;
+    return 0;
+}
+
 /* ---- messages ---- */
 
 /* The text of the error object at `index`. May call its __tostring, hence may raise. Leaves values on the

@@ -76,6 +76,9 @@ int sched_load(struct vm *vm, lua_CFunction body, void *arg, struct err *e);
  * filled. */
 int sched_setup(lua_State *L, lua_CFunction body, void *arg, struct err *e);
 
+/* The continuation of a call whose results nobody wants, and after which there is nothing to do. */
+int sched_call_done(lua_State *L, int status, lua_KContext context);
+
 /* Whether a Lua thread is one that the scheduler resumes, which scripts may not. Never raises. */
 bool sched_owns(lua_State *L);
 

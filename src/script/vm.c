@@ -116,6 +116,15 @@ static void vm_free_routes(struct vm *vm)
     free(vm->routes);
 }
 
+struct log_context vm_about(const struct vm *vm, const struct conn *c, int route)
+{
+    return (struct log_context){
+        .worker = c->worker->index,
+        .conn = c->id,
+        .route = route >= 0 ? router_route(vm->router, (size_t)route)->pattern : NULL,
+    };
+}
+
 /* ---- what needs it ---- */
 
 void vm_release(struct vm *vm)

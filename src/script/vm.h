@@ -115,6 +115,9 @@ bool vm_has_mark(const lua_State *L, enum vm_mark mark);
  * place of the caller (level 1) in the message. The result is valid until the next route. */
 struct vm_route *vm_add_route(lua_State *L, enum router_method method, int pattern_index);
 
+/* What an event on `c` is about; `route` may be -1. */
+struct log_context vm_about(const struct vm *vm, const struct conn *c, int route);
+
 /* One more thing, one less, that needs the VM. */
 static inline void vm_hold(struct vm *vm)
 {

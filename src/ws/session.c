@@ -2,14 +2,10 @@
  * One WebSocket. */
 #include "ws/session.h"
 
-#include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/buf.h"
-#include "base/clock.h"
-#include "base/utf8.h"
 #include "http/http1.h"
 #include "ws/closecode.h"
 #include "ws/subprotocol.h"

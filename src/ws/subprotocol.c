@@ -37,17 +37,6 @@ static bool walk_offer(struct walk *w, const char **name, size_t *len)
     return true;
 }
 
-bool subprotocol_is_token(const char *name, size_t len)
-{
-    for (size_t i = 0; i < len; i++) {
-        char c = name[i], lower = (char)(c | 0x20);
-        bool alnum = (c >= '0' && c <= '9') || (lower >= 'a' && lower <= 'z');
-        if (!alnum && (c == '\0' || strchr("!#$%&'*+-.^_`|~", c) == NULL))
-            return false;
-    }
-    return len > 0;
-}
-
 bool subprotocol_offers_valid(const struct head *h)
 {
     struct walk w = walk_start(h);
@@ -57,7 +46,7 @@ bool subprotocol_offers_valid(const struct head *h)
         const char *name;
         size_t len;
         while (head_list_next(&w.at, w.end, &name, &len))
-            if (!subprotocol_is_token(name, len) || ++offers > SUBPROTOCOL_MAX_OFFERS)
+            if (!head_is_token(name, len) || ++offers > SUBPROTOCOL_MAX_OFFERS)
                 return false;
         if (offers == before)
             return false;

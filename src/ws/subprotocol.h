@@ -11,9 +11,6 @@
 
 #define SUBPROTOCOL_MAX_OFFERS 64
 
-/* Whether a name can be offered at all: a token (RFC 9110, 5.6.2). */
-bool subprotocol_is_token(const char *name, size_t len);
-
 /* Whether the client's offers are sound: only tokens, at least one in each field, at most
  * SUBPROTOCOL_MAX_OFFERS in all. Empty list elements are skipped (RFC 9110, 5.6.1). No field is sound too. */
 bool subprotocol_offers_valid(const struct head *h);

@@ -33,13 +33,13 @@ static void a_token_has_the_characters_of_rfc_9110(void **state)
     for (int c = 0; c < 256; c++) {
         char inside[3] = {'a', (char)c, 'b'};
         bool expected = memchr(good, c, sizeof good - 1) != NULL;
-        if (subprotocol_is_token(inside + 1, 1) != expected || subprotocol_is_token(inside, 3) != expected)
+        if (head_is_token(inside + 1, 1) != expected || head_is_token(inside, 3) != expected)
             fail_msg("byte 0x%02x", (unsigned)c);
     }
-    assert_true(subprotocol_is_token(good, sizeof good - 1));
-    assert_true(subprotocol_is_token("chat, x", 4));
-    assert_false(subprotocol_is_token("", 0));
-    assert_false(subprotocol_is_token(NULL, 0));
+    assert_true(head_is_token(good, sizeof good - 1));
+    assert_true(head_is_token("chat, x", 4));
+    assert_false(head_is_token("", 0));
+    assert_false(head_is_token(NULL, 0));
 }
 
 static void offers_are_lists_of_tokens(void **state)
