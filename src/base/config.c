@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
+
 #define KEY(field, type, initial, min, max, choices, flag, help)                                             \
     {                                                                                                        \
 #field, type, offsetof(struct config, field), initial, min, max, choices, flag, help                 \
@@ -131,43 +133,13 @@ const struct config_key *config_find(const char *name, size_t len)
     return NULL;
 }
 
-/* Levenshtein distance of two short names. */
-static size_t config_distance(const char *a, const char *b)
-{
-    size_t row[64], n = strlen(b);
-    if (n >= 64)
-        return 64;
-    for (size_t j = 0; j <= n; j++)
-        row[j] = j;
-    for (size_t i = 1; a[i - 1] != '\0'; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            char ca = a[i - 1] == '-' ? '_' : (char)tolower((unsigned char)a[i - 1]);
-            size_t best = diagonal + (ca != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best)
-                best = row[j] + 1;
-            if (row[j - 1] + 1 < best)
-                best = row[j - 1] + 1;
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
 const char *config_nearest(const char *name)
 {
-    const char *best = NULL;
-    size_t best_distance = strlen(name) / 2 + 1;
-    for (size_t i = 0; i < config_nkeys; i++) {
-        size_t d = config_distance(name, config_keys[i].name);
-        if (d < best_distance) {
-            best_distance = d;
-            best = config_keys[i].name;
-        }
-    }
-    return best;
+    struct nearest n;
+    nearest_init(&n, name);
+    for (size_t i = 0; i < config_nkeys; i++)
+        nearest_try(&n, config_keys[i].name);
+    return n.name;
 }
 
 /* Parses "64k", "1.5m", "2GiB": factor 1 for plain bytes. -1 when it is none. */

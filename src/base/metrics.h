@@ -39,14 +39,14 @@
     X(PING_TIMEOUTS, "tidewire_ping_timeouts_total", "", "counter",                                          \
       "WebSockets cut because the peer was silent.")                                                         \
     X(SLOW_CLOSED, "tidewire_slow_consumers_closed_total", "", "counter",                                    \
-      "WebSockets closed over their send limit.")                                                            \
+      "Connections closed over send_limit or queue_limit.")                                                  \
     X(SLOW_DROPPED, "tidewire_messages_dropped_total", "reason=\"slow\"", "counter",                         \
       "Messages not sent to WebSockets over their send limit.")                                              \
     X(FRAME_CONTEXTS, "tidewire_frame_contexts", "", "gauge", "wslay frame contexts lent to connections.")   \
     X(REASSEMBLY_BYTES, "tidewire_reassembly_bytes", "", "gauge",                                            \
       "Memory holding messages not yet whole or not yet handled.")                                           \
     X(REASSEMBLY_REFUSED, "tidewire_reassembly_refused_total", "", "counter",                                \
-      "WebSockets closed because of reassembly_limit.")                                                      \
+      "WebSockets closed and requests refused because of reassembly_limit.")                                 \
     X(QUEUED_BYTES, "tidewire_send_queue_bytes", "", "gauge", "Bytes waiting in send queues.")               \
     X(HANDLER_CALLS, "tidewire_handler_calls_total", "", "counter", "Entries into Lua.")                     \
     X(HANDLER_ERRORS, "tidewire_handler_errors_total", "reason=\"error\"", "counter",                        \

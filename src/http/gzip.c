@@ -61,6 +61,23 @@ bool gzip_is_worth(const char *type, const char *fields, size_t fields_len)
     return type != NULL && gzip_is_text(type, strlen(type));
 }
 
+int gzip_note(struct buf *fields)
+{
+    size_t len;
+    if (buf_puts(fields, "Content-Encoding: gzip\r\n") < 0)
+        return -1;
+    const char *tag = gzip_find(fields->data, fields->len, "ETag", &len);
+    if (tag == NULL || len == 0 || *tag != '"')
+        return 0;
+    size_t at = (size_t)(tag - fields->data);
+    if (buf_reserve(fields, 2) < 0)
+        return -1;
+    memmove(fields->data + at + 2, fields->data + at, fields->len - at);
+    memcpy(fields->data + at, "W/", 2);
+    fields->len += 2;
+    return 0;
+}
+
 static _Thread_local struct {
     z_stream z;
     bool ready;

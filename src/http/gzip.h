@@ -16,6 +16,10 @@ bool gzip_is_worth(const char *type, const char *fields, size_t fields_len);
 /* Appends; 0, or -1 when memory runs out. */
 int gzip_body(struct buf *out, const char *body, size_t len);
 
+/* Adds the header line of a compressed body. An ETag becomes a weak one: the bytes are not those it was made
+ * for (RFC 9110, 8.8.1). 0, or -1 when memory runs out. */
+int gzip_note(struct buf *fields);
+
 /* The thread is about to end. */
 void gzip_thread_fini(void);
 

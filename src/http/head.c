@@ -131,14 +131,27 @@ bool head_list_next(const char **at, const char *end, const char **element, size
     return true;
 }
 
-/* Whether these are characters that a host with an optional port can have (RFC 3986, 3.2.2): no user name, no
- * path. What they add up to matters to nobody here. */
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* Whether this is a host with an optional port (RFC 3986, 3.2.2): no user name, no path, a port of digits.
+ * What the host's characters add up to matters to nobody here. */
 static bool host_is_plausible(const char *host, size_t len)
 {
-    for (size_t i = 0; i < len; i++)
-        if (!is_alnum(host[i]) && (host[i] == '\0' || strchr("-._~%!$&'()*+,;=:[]", host[i]) == NULL))
-            return false;
-    return true;
+    const char *at = host, *end = host + len;
+    bool literal = len > 0 && *host == '['; /* an IPv6 address, the only host with colons */
+    at += literal;
+    while (at < end && (is_alnum(*at) || (*at != '\0' && strchr("-._~%!$&'()*+,;=", *at) != NULL) ||
+                        (literal && *at == ':')))
+        at++;
+    if (literal && (at == end || *at++ != ']'))
+        return false;
+    if (at < end && *at == ':')
+        for (at++; at < end && is_digit(*at); at++)
+            ;
+    return at == end;
 }
 
 /* ---- parsing ---- */
@@ -161,6 +174,7 @@ struct parse {
     const char *next; /* the line after the one being parsed */
     struct head_fault *fault;
     struct head_span method_name, target, path, query;
+    struct head_span authority; /* of a target in the absolute form */
     uint8_t minor;
     unsigned seen; /* enum seen */
     unsigned nfields;
@@ -275,6 +289,8 @@ static int split_target(struct parse *p)
     }
     if (*target != '/' && (path = skip_authority(target, end)) == NULL)
         return refuse(p, 400, "The request target is neither a path nor an http, https, ws or wss URL.");
+    if (path > target)
+        p->authority = span(p, (const char *)memchr(target, '/', p->target.len) + 2, path);
     if (check_path(p, path, end, &path_end) < 0)
         return -1;
     p->query = span(p, path_end < end ? path_end + 1 : end, end);
@@ -364,8 +380,13 @@ static int on_header_field(llhttp_t *parser, const char *name, size_t len)
         value++;
     while (eol > value && is_blank(eol[-1]))
         eol--;
-    p->fields[p->nfields++] = (struct head_field){span(p, name, name + len), span(p, value, eol)};
-    return note_field(p, name, len, value, (size_t)(eol - value));
+    struct head_field *f = &p->fields[p->nfields++];
+    *f = (struct head_field){span(p, name, name + len), span(p, value, eol)};
+    if (note_field(p, name, len, value, (size_t)(eol - value)) < 0)
+        return -1;
+    if (p->authority.len > 0 && same(name, len, "host", 4)) /* RFC 9112, 3.2.2 */
+        f->value = p->authority;
+    return 0;
 }
 
 /* 2: the bytes after the head are not llhttp's. */
@@ -508,6 +529,7 @@ int head_parse(const char *data, size_t len, struct head **out, struct head_faul
     p.data = p.next = data;
     p.end = data + len;
     p.fault = fault;
+    p.authority = (struct head_span){0, 0};
     p.seen = p.nfields = 0;
 
     if (len > HEAD_MAX_BYTES)

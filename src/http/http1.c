@@ -3,9 +3,7 @@
 #include "http/http1.h"
 
 #include <assert.h>
-#include <netinet/in.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,10 +12,10 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "http/accept.h"
 #include "http/admission.h"
-#include "http/chunked.h"
 #include "http/forwarded.h"
+#include "http/http1_session.h"
+#include "http/reply.h"
 #include "net/peers.h"
 #include "net/proxyline.h"
 
@@ -31,34 +29,6 @@
 /* Connections that are only being told that there is no room; they take nobody's place. */
 static _Atomic uint64_t http1_refused;
 
-enum http1_state { HTTP1_PROXYLINE, HTTP1_HEAD, HTTP1_BODY, HTTP1_ASKED };
-
-struct http1 {
-    struct buf in; /* HEAD: one that is not whole; ASKED: what came behind the request */
-    struct head_scan scan;
-    uint32_t due;      /* tick of the worker's wheel at which what is being waited for is too late */
-    struct head *head; /* of the request at hand */
-    struct buf body;
-    size_t max_body, body_renewed; /* what had come when the body last got more time */
-    uint64_t body_left;            /* of one with a length */
-    struct chunked chunked;
-    void *request; /* put off; or NULL */
-    uint8_t state; /* enum http1_state */
-    bool refused : 1;
-    bool keep : 1;       /* the connection, after this request */
-    bool streaming : 1;  /* its answer is */
-    bool chunks : 1;     /* in chunks */
-    bool mute : 1;       /* without a body: HEAD, 204, 304 */
-    bool answered : 1;   /* a request, before the one at hand */
-    bool ended : 1;      /* the peer has ended its side */
-    bool needs_peer : 1; /* the request that was put off is off when it does */
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-    } peer;
-};
-
 static const struct conn_ops http1_ops;
 
 static const struct http1_handler *http1_handler_of(const struct conn *c)
@@ -66,15 +36,67 @@ static const struct http1_handler *http1_handler_of(const struct conn *c)
     return c->worker->layer[WORKER_HTTP];
 }
 
+/* What cannot be read on: the connection ends after this. */
+static void http1_fail(struct conn *c, int status, const char *detail)
+{
+    reply_last(c);
+    reply_error(c, status, detail, NULL);
+}
+
+/* ---- what is kept in memory ---- */
+
 static void http1_drop_body(struct conn *c, struct http1 *h)
 {
     metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->body.cap);
     buf_fini(&h->body);
 }
 
+/* Keeps input for later. False: there is no memory, and the connection is closed. */
+static bool http1_keep(struct conn *c, const void *data, size_t len)
+{
+    struct http1 *h = conn_session(c);
+    size_t before = h->in.cap;
+    if (len > 0 && buf_append(&h->in, data, len) < 0) {
+        conn_close(c);
+        return false;
+    }
+    metrics_add(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->in.cap - before);
+    return true;
+}
+
+static struct buf http1_take_kept(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    struct buf kept = h->in;
+    h->in = (struct buf)BUF_INIT;
+    metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, kept.cap);
+    return kept;
+}
+
+/* Gives what was kept back to the connection, at its next turn. */
+static void http1_resume(struct conn *c)
+{
+    struct buf kept = http1_take_kept(c);
+    conn_resume(c, kept.data, kept.len);
+    buf_fini(&kept);
+}
+
+/* Whether `len` more bytes of input have no room in the process. */
+static bool http1_has_no_room(const struct conn *c, size_t len)
+{
+    return worker_over_limit(c->worker, METRIC_REASSEMBLY_BYTES, c->worker->config->reassembly_limit, len);
+}
+
+static void http1_refuse_input(struct conn *c)
+{
+    metrics_add(c->worker->metrics, METRIC_REASSEMBLY_REFUSED, 1);
+    http1_fail(c, 503, "The server is receiving too much at once; try again later.");
+}
+
 static void http1_free(struct conn *c, struct http1 *h)
 {
     http1_drop_body(c, h);
+    metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->in.cap);
     buf_fini(&h->in);
     head_unref(h->head);
     free(h);
@@ -116,10 +138,7 @@ static void http1_wait_for_head(struct conn *c)
     http1_wait(c, http1_is_stopping(c) ? HTTP1_STOP_GRACE_S : config->keep_alive_timeout);
 }
 
-/* ---- answers ---- */
-
-/* The request at hand is answered. */
-static void http1_done(struct conn *c)
+void http1_done(struct conn *c)
 {
     struct http1 *h = conn_session(c);
     bool put_off = h->request != NULL;
@@ -137,133 +156,8 @@ static void http1_done(struct conn *c)
         return;
     }
     http1_wait_for_head(c);
-    if (!put_off)
-        return;
-    struct buf early = h->in;
-    h->in = (struct buf)BUF_INIT;
-    conn_resume(c, early.data, early.len);
-    buf_fini(&early);
-}
-
-static void http1_count(struct worker *w, int status)
-{
-    metrics_add(w->metrics,
-                status >= 500   ? METRIC_HTTP_5XX
-                : status >= 400 ? METRIC_HTTP_4XX
-                : status >= 300 ? METRIC_HTTP_3XX
-                                : METRIC_HTTP_2XX,
-                1);
-}
-
-/* Everything before the body. `length` is the line that says how long that is. */
-static void http1_send_head(struct conn *c, const struct response *r, const char *length)
-{
-    struct http1 *h = conn_session(c);
-    char lines[RESPONSE_LINES];
-    bool keep = h->keep && !http1_is_stopping(c);
-    bool old = h->head != NULL && h->head->minor == 0;
-    const char *connection = r->status == 426 ? "Connection: Upgrade, close\r\n\r\n"
-                             : !keep          ? "Connection: close\r\n\r\n"
-                             : old            ? "Connection: keep-alive\r\n\r\n"
-                                              : "\r\n";
-    h->keep = keep && r->status != 426;
-    http1_count(c->worker, r->status);
-    conn_send(c, lines, response_first_lines(r->status, r->type, lines));
-    conn_send(c, length, strlen(length));
-    if (r->fields_len > 0)
-        conn_send(c, r->fields, r->fields_len);
-    conn_send(c, connection, strlen(connection));
-}
-
-void http1_answer(struct conn *c, const struct response *r)
-{
-    const struct http1 *h = conn_session(c);
-    bool mute = h->mute || !response_has_body(r->status);
-    char length[48] = "";
-    if (response_has_body(r->status) ||
-        r->status == 205) /* RFC 9110, 15.3.6: that one says that it is empty */
-        snprintf(length, sizeof length, "Content-Length: %zu\r\n", r->status == 205 ? 0 : r->body_len);
-    http1_send_head(c, r, length);
-    if (!mute && r->body_len > 0)
-        conn_send(c, r->body, r->body_len);
-    http1_done(c);
-}
-
-static bool http1_wants_json(const struct http1 *h)
-{
-    const char *accept;
-    size_t len;
-    return h->head != NULL && head_single(h->head, "Accept", &accept, &len) &&
-           accept_prefers_json(accept, len);
-}
-
-void http1_error(struct conn *c, int status, const char *detail, const char *fields)
-{
-    bool json = http1_wants_json(conn_session(c));
-    struct buf page = BUF_INIT;
-    if (response_error_page(&page, status, detail, json) < 0)
-        page.len = 0;
-    http1_answer(c, &(struct response){
-                        .status = status,
-                        .fields = fields,
-                        .fields_len = fields != NULL ? strlen(fields) : 0,
-                        .type = json ? RESPONSE_JSON : RESPONSE_TEXT,
-                        .body = page.data,
-                        .body_len = page.len,
-                    });
-    buf_fini(&page);
-}
-
-void http1_last(struct conn *c)
-{
-    struct http1 *h = conn_session(c);
-    h->keep = false;
-}
-
-/* What cannot be read on: the connection ends after this. */
-static void http1_fail(struct conn *c, int status, const char *detail)
-{
-    http1_last(c);
-    http1_error(c, status, detail, NULL);
-}
-
-/* ---- streamed answers ---- */
-
-bool http1_stream(struct conn *c, const struct response *r)
-{
-    struct http1 *h = conn_session(c);
-    h->mute = h->mute || !response_has_body(r->status);
-    h->chunks = h->head->minor > 0;
-    h->streaming = true;
-    if (!h->chunks) /* HTTP/1.0 knows no chunks: the end of the connection is the end of the body */
-        h->keep = false;
-    http1_send_head(c, r, h->chunks && response_has_body(r->status) ? "Transfer-Encoding: chunked\r\n" : "");
-    return !h->mute;
-}
-
-void http1_stream_piece(struct conn *c, const void *data, size_t len)
-{
-    const struct http1 *h = conn_session(c);
-    char size[24];
-    if (h->mute || len == 0)
-        return;
-    if (!h->chunks) {
-        conn_send(c, data, len);
-        return;
-    }
-    conn_send(c, size, (size_t)snprintf(size, sizeof size, "%zx\r\n", len));
-    conn_send(c, data, len);
-    conn_send(c, "\r\n", 2);
-}
-
-void http1_stream_end(struct conn *c, bool whole)
-{
-    struct http1 *h = conn_session(c);
-    if (whole && h->chunks && !h->mute)
-        conn_send(c, "0\r\n\r\n", 5);
-    else if (!whole)
-        h->keep = false;
-    http1_done(c);
+    if (put_off)
+        http1_resume(c);
 }
 
 /* ---- requests that take their time ---- */
@@ -288,10 +182,9 @@ static void http1_wait_on(struct conn *c)
 /* What comes behind a request that is ASKED. */
 static size_t http1_keep_early(struct conn *c, const uint8_t *data, size_t len)
 {
-    struct http1 *h = conn_session(c);
-    if (buf_append(&h->in, data, len) < 0)
-        conn_close(c);
-    else if (h->in.len > (size_t)c->worker->config->read_ahead) {
+    const struct http1 *h = conn_session(c);
+    if (http1_keep(c, data, len) &&
+        (h->in.len > (size_t)c->worker->config->read_ahead || http1_has_no_room(c, 0))) {
         conn_pause(c);
         http1_wait_on(c);
     }
@@ -311,8 +204,7 @@ void http1_hand_over(struct conn *c, const struct conn_ops *ops, void *session)
 {
     struct http1 *h = conn_session(c);
     bool put_off = h->request != NULL;
-    struct buf early = h->in;
-    h->in = (struct buf)BUF_INIT;
+    struct buf early = http1_take_kept(c);
     http1_free(c, h);
     conn_set_session(c, ops, session);
     if (put_off)
@@ -342,10 +234,8 @@ static bool http1_take_body(struct conn *c, const uint8_t *data, size_t len)
         http1_fail(c, 413, "The request's body is longer than max_body allows.");
         return false;
     }
-    if (h->body.cap - h->body.len < len &&
-        metrics_sum(METRIC_REASSEMBLY_BYTES) + len > (uint64_t)c->worker->config->reassembly_limit) {
-        metrics_add(c->worker->metrics, METRIC_REASSEMBLY_REFUSED, 1);
-        http1_fail(c, 503, "The server is receiving too much at once; try again later.");
+    if (h->body.cap - h->body.len < len && http1_has_no_room(c, len)) {
+        http1_refuse_input(c);
         return false;
     }
     if (buf_append(&h->body, data, len) < 0) {
@@ -474,6 +364,16 @@ static void http1_on_bad_bytes(struct conn *c, uint8_t first)
                    : "The request has a control character or a line that does not end with CR LF.");
 }
 
+/* The first max_head bytes are no whole head; the fault of its target, or of its fields (RFC 9112, 3). */
+static void http1_on_long_head(struct conn *c, const uint8_t *head, size_t limit)
+{
+    size_t skip = 4; /* empty lines may stand before it, and no request line is as short */
+    if (memchr(head + skip, '\n', limit - skip) == NULL)
+        http1_fail(c, 414, "The request line is longer than max_head allows.");
+    else
+        http1_fail(c, 431, "The request line and headers are longer than max_head allows.");
+}
+
 /* `all` bytes of a head, from its first one, are there. Returns its length, 0 when it is not whole. */
 static size_t http1_find_head(struct conn *c, const uint8_t *head, size_t all)
 {
@@ -485,7 +385,7 @@ static size_t http1_find_head(struct conn *c, const uint8_t *head, size_t all)
     if (end < 0)
         http1_on_bad_bytes(c, head[0]);
     else if (all >= limit)
-        http1_fail(c, 431, "The request line and headers are longer than max_head allows.");
+        http1_on_long_head(c, head, limit);
     return 0;
 }
 
@@ -505,15 +405,16 @@ static size_t http1_read_head(struct conn *c, const uint8_t *data, size_t len)
     }
     if (c->state != CONN_OPEN)
         return len;
-    if (buf_append(&h->in, data, len) < 0) {
-        conn_close(c);
+    if (http1_has_no_room(c, len)) {
+        http1_refuse_input(c);
         return len;
     }
+    if (!http1_keep(c, data, len))
+        return len;
     size_t end = before > 0 ? http1_find_head(c, (uint8_t *)h->in.data, h->in.len) : 0;
     if (end == 0)
         return len;
-    struct buf whole = h->in; /* outlives the session when it is handed over */
-    h->in = (struct buf)BUF_INIT;
+    struct buf whole = http1_take_kept(c); /* outlives the session when it is handed over */
     http1_on_head(c, whole.data, end);
     buf_fini(&whole);
     return end - before;
@@ -527,13 +428,10 @@ static bool http1_is_full(const struct conn *c)
 
 static size_t http1_pause(struct conn *c, const uint8_t *data, size_t len)
 {
-    struct http1 *h = conn_session(c);
-    if (len > 0 && buf_append(&h->in, data, len) < 0) {
-        conn_close(c);
-        return len;
+    if (http1_keep(c, data, len)) {
+        c->tell_drained = true;
+        conn_pause(c);
     }
-    c->tell_drained = true;
-    conn_pause(c);
     return len;
 }
 
@@ -575,10 +473,8 @@ static size_t http1_read_proxyline(struct conn *c, const uint8_t *data, size_t l
     size_t before = h->in.len;
     size_t n = len < PROXYLINE_MAX_BYTES - before ? len : PROXYLINE_MAX_BYTES - before;
     struct proxyline line;
-    if (buf_append(&h->in, data, n) < 0) {
-        conn_close(c);
+    if (!http1_keep(c, data, n))
         return len;
-    }
     int end = proxyline_parse((uint8_t *)h->in.data, h->in.len, &line);
     if (end < 0 || (end == 0 && h->in.len == PROXYLINE_MAX_BYTES)) {
         struct log_context about = {.worker = c->worker->index, .conn = c->id};
@@ -589,7 +485,8 @@ static size_t http1_read_proxyline(struct conn *c, const uint8_t *data, size_t l
     }
     if (end == 0)
         return n;
-    buf_fini(&h->in);
+    struct buf whole = http1_take_kept(c);
+    buf_fini(&whole);
     http1_on_proxyline(c, &line);
     return (size_t)end - before;
 }
@@ -715,12 +612,8 @@ static void http1_on_later(struct conn *c)
         http1_handler_of(c)->on_drained(c, h->request);
     else if (c->paused && c->out.bytes > 0)
         c->tell_drained = true; /* it has filled again since */
-    else if (c->paused) {
-        struct buf rest = h->in;
-        h->in = (struct buf)BUF_INIT;
-        conn_resume(c, rest.data, rest.len);
-        buf_fini(&rest);
-    }
+    else if (c->paused)
+        http1_resume(c);
 }
 
 static void http1_on_dead(struct conn *c)

@@ -19,7 +19,6 @@
 
 #include "base/buf.h"
 #include "http/head.h"
-#include "http/response.h"
 #include "net/conn.h"
 #include "net/worker.h"
 
@@ -28,7 +27,7 @@ struct http1_handler {
     /* A head has come. True: its body, of at most *max_body bytes, is to be read before on_request (also when
      * there is none). False: it has been answered, put off, or has become another protocol. */
     bool (*on_head)(struct conn *c, struct head *head, size_t *max_body);
-    /* A whole request. Must answer (http1_answer, http1_error, http1_stream), put off, or hand over. May take
+    /* A whole request. Must answer (reply_send, reply_error, reply_stream), put off, or hand over. May take
      * *body. The head stays the connection's until the answer: head_ref keeps it. */
     void (*on_request)(struct conn *c, struct head *head, struct buf *body);
     /* A request that was put off is off: the peer has gone, or it took too long (which has been answered).
@@ -43,26 +42,9 @@ struct http1_handler {
  * closed. */
 void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
 
-/* Answers the request at hand. */
-void http1_answer(struct conn *c, const struct response *r);
-
-/* Answers it with the server's own words: `detail` is one sentence that says what to do, `fields` are more
- * header lines; either may be NULL. */
-void http1_error(struct conn *c, int status, const char *detail, const char *fields);
-
-/* The connection ends after the answer to the request at hand. */
-void http1_last(struct conn *c);
-
 /* The answer comes later: within `seconds`, or it is a 503; 0 is no such limit. With `needs_peer` the request
  * is off when the peer ends its side, not only when it has gone. `request` is not NULL. */
 void http1_put_off(struct conn *c, void *request, double seconds, bool needs_peer);
-
-/* An answer whose length is not known: r->body is ignored. Then pieces, then the end, which may be an early
- * one (`whole` is false): the client can tell. With HEAD, and for a status without a body, there is nothing
- * but the end to send: http1_stream says false. */
-bool http1_stream(struct conn *c, const struct response *r);
-void http1_stream_piece(struct conn *c, const void *data, size_t len);
-void http1_stream_end(struct conn *c, bool whole);
 
 /* The connection speaks another protocol from now on: frees the HTTP session and puts the new one in its
  * place. */

@@ -2,7 +2,7 @@
  * HTTP answers of the server itself. */
 #include "http/response.h"
 
-#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 /* RFC 9110, 15; RFC 6585; RFC 7725; RFC 8470. */
@@ -83,13 +83,36 @@ static const char *response_date(void)
     return last.text;
 }
 
-size_t response_first_lines(int status, const char *type, char out[RESPONSE_LINES])
+static char *response_put_number(char *to, uint64_t n)
 {
-    int n = snprintf(out, RESPONSE_LINES, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, response_reason(status),
-                     response_date());
-    if (type != NULL)
-        n += snprintf(out + n, RESPONSE_LINES - (size_t)n, "Content-Type: %s\r\n", type);
-    return (size_t)n;
+    char digits[20];
+    size_t at = sizeof digits;
+    do
+        digits[--at] = (char)('0' + n % 10);
+    while ((n /= 10) > 0);
+    return mempcpy(to, digits + at, sizeof digits - at);
+}
+
+size_t response_first_lines(int status, const char *type, int64_t length, char out[RESPONSE_LINES])
+{
+    /* Every answer passes here: snprintf would be a tenth of a short one's time. */
+    char *to = stpcpy(out, "HTTP/1.1 ");
+    to = response_put_number(to, (uint64_t)status);
+    to = stpcpy(to, " ");
+    to = stpcpy(to, response_reason(status));
+    to = stpcpy(to, "\r\nDate: ");
+    to = stpcpy(to, response_date());
+    if (type != NULL) {
+        to = stpcpy(to, "\r\nContent-Type: ");
+        to = stpcpy(to, type);
+    }
+    if (length == RESPONSE_CHUNKED)
+        to = stpcpy(to, "\r\nTransfer-Encoding: chunked");
+    else if (length >= 0) {
+        to = stpcpy(to, "\r\nContent-Length: ");
+        to = response_put_number(to, (uint64_t)length);
+    }
+    return (size_t)(stpcpy(to, "\r\n") - out);
 }
 
 /* The sentences are the server's own: nothing in them needs escaping but the quotes. */

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/buf.h"
 
@@ -29,8 +30,13 @@ struct response {
 
 #define RESPONSE_LINES 512
 
-/* The status line, Date and, with a type, Content-Type. Returns how long it is; RESPONSE_LINES is enough. */
-size_t response_first_lines(int status, const char *type, char out[RESPONSE_LINES]);
+/* Lengths that are none. */
+#define RESPONSE_CHUNKED (-1) /* the body comes in chunks */
+#define RESPONSE_UNTOLD  (-2) /* there is no body, or it ends with the connection */
+
+/* The status line, Date, Content-Type (when there is one) and the line that tells the body's length in bytes.
+ * Returns how long it is; RESPONSE_LINES is enough for the types below. */
+size_t response_first_lines(int status, const char *type, int64_t length, char out[RESPONSE_LINES]);
 
 /* The body of an error page: status, reason and one sentence that says what to do (or NULL). Appends; 0, or
  * -1 when memory runs out. */

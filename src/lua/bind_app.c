@@ -5,6 +5,7 @@
 #include <lauxlib.h>
 
 #include "base/utf8.h"
+#include "lua/bind_misuse.h"
 #include "lua/bind_promise.h"
 #include "lua/bind_route.h"
 #include "lua/bind_task.h"
@@ -53,11 +54,6 @@ static int bind_app_close(lua_State *L)
 }
 
 /* A misspelt name is an error where it is used, not a nil that fails later. */
-static int bind_app_unknown(lua_State *L)
-{
-    return luaL_error(L, "app has no function or field '%s'", luaL_tolstring(L, 2, NULL));
-}
-
 static int bind_app_sealed(lua_State *L)
 {
     return luaL_error(
@@ -87,10 +83,7 @@ void bind_app_open(lua_State *L)
     lua_setfield(L, -2, "workers");
     lua_pushinteger(L, (lua_Integer)vm->generation);
     lua_setfield(L, -2, "generation");
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, bind_app_unknown);
-    lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
+    bind_misuse_guard(L, "app", "function or field");
     lua_setfield(L, -2, "__index");
     lua_pushcfunction(L, bind_app_sealed);
     lua_setfield(L, -2, "__newindex");

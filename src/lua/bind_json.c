@@ -15,6 +15,7 @@
 
 #include "base/utf8.h"
 #include "lua/bind_json_out.h"
+#include "lua/bind_misuse.h"
 #include "script/vm.h"
 
 /* Registry keys, by address. The first is json.null, too. */
@@ -338,12 +339,6 @@ static int call_array(lua_State *L)
     return 1;
 }
 
-static int call_unknown(lua_State *L)
-{
-    return luaL_error(L, "json has no field '%s'; there are array, decode, encode and null",
-                      luaL_tolstring(L, 2, NULL));
-}
-
 /* tostring of any light userdata: their metatable is one. */
 static int light_tostring(lua_State *L)
 {
@@ -382,9 +377,6 @@ void bind_json_open(lua_State *L)
     lua_setfield(L, -2, "__metatable");
     lua_setmetatable(L, -2);
     lua_setfield(L, -2, "null");
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, call_unknown);
-    lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
+    bind_misuse_guard(L, "json", "field");
     lua_setglobal(L, "json");
 }

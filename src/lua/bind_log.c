@@ -4,6 +4,7 @@
 
 #include <lauxlib.h>
 
+#include "lua/bind_misuse.h"
 #include "script/vm.h"
 
 /* Upvalue 1 is the level. */
@@ -32,12 +33,6 @@ static int bind_log_write(lua_State *L)
     return 0;
 }
 
-static int bind_log_unknown(lua_State *L)
-{
-    return luaL_error(L, "log has no function '%s'; there are debug, info, warn and error",
-                      luaL_tolstring(L, 2, NULL));
-}
-
 void bind_log_open(lua_State *L)
 {
     static const char *const names[] = {
@@ -48,9 +43,6 @@ void bind_log_open(lua_State *L)
         lua_pushcclosure(L, bind_log_write, 1);
         lua_setfield(L, -2, names[level]);
     }
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, bind_log_unknown);
-    lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
+    bind_misuse_guard(L, "log", "function");
     lua_setglobal(L, "log");
 }

@@ -178,12 +178,6 @@ static int bind_promise_await(lua_State *L)
     return task_suspend(L, 0, bind_promise_awaited);
 }
 
-static int bind_promise_unknown(lua_State *L)
-{
-    return luaL_error(L, "a promise has no method '%s'; there are resolve, reject, await and when_complete",
-                      luaL_tolstring(L, 2, NULL));
-}
-
 static int bind_promise_tostring(lua_State *L)
 {
     static const char *const names[] = {"pending", "resolved", "rejected"};
@@ -213,10 +207,7 @@ void bind_promise_open(lua_State *L)
     };
     luaL_newmetatable(L, BIND_PROMISE_TYPE);
     luaL_newlib(L, methods);
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, bind_promise_unknown);
-    lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
+    bind_misuse_guard(L, "a promise", "method");
     lua_setfield(L, -2, "__index");
     lua_pushcfunction(L, bind_promise_tostring);
     lua_setfield(L, -2, "__tostring");

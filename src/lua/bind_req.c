@@ -203,6 +203,7 @@ static const struct bind_req_field bind_req_fields[] = {
     {"body", bind_req_push_body, true},
     {"id", bind_req_push_id, false},
 };
+#define BIND_REQ_FIELDS (sizeof bind_req_fields / sizeof bind_req_fields[0])
 
 /* Pushes the table of what was made for the request at `index`. */
 static void bind_req_push_kept(lua_State *L, int index)
@@ -224,7 +225,7 @@ static int bind_req_index(lua_State *L)
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) /* a method */
         return 1;
     lua_pop(L, 1);
-    for (size_t i = 0; i < sizeof bind_req_fields / sizeof bind_req_fields[0]; i++) {
+    for (size_t i = 0; i < BIND_REQ_FIELDS; i++) {
         const struct bind_req_field *f = &bind_req_fields[i];
         if (strcmp(f->name, key) != 0)
             continue;
@@ -241,7 +242,10 @@ static int bind_req_index(lua_State *L)
         }
         return 1;
     }
-    return luaL_error(L, "req has no method or field '%s'", key);
+    const char *fields[BIND_REQ_FIELDS + 1] = {NULL};
+    for (size_t i = 0; i < BIND_REQ_FIELDS; i++)
+        fields[i] = bind_req_fields[i].name;
+    return bind_misuse_raise_unknown(L, "req", "method or field", key, lua_upvalueindex(1), fields);
 }
 
 static int bind_req_newindex(lua_State *L)

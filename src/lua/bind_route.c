@@ -272,11 +272,6 @@ static int bind_route_use(lua_State *L)
     return 0;
 }
 
-static int bind_route_unknown(lua_State *L)
-{
-    return luaL_error(L, "a group has no function '%s'", luaL_tolstring(L, 2, NULL));
-}
-
 /* app.group(path, [middleware, ...,] function(group) end) */
 static int bind_route_group(lua_State *L)
 {
@@ -298,12 +293,7 @@ static int bind_route_group(lua_State *L)
     lua_pushvalue(L, n);
     lua_newtable(L);
     bind_route_add_functions(L, n + 1);
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, bind_route_unknown);
-    lua_setfield(L, -2, "__index");
-    lua_pushliteral(L, "a group");
-    lua_setfield(L, -2, "__name");
-    lua_setmetatable(L, -2);
+    bind_misuse_guard(L, "a group", "function");
     lua_pushvalue(L, n + 1);
     bind_route_set_open(L);
     lua_call(L, 1, 0);

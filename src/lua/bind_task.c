@@ -239,21 +239,13 @@ static int bind_timer_cancel(lua_State *L)
     return 1;
 }
 
-static int bind_timer_unknown(lua_State *L)
-{
-    return luaL_error(L, "a timer has no method '%s'; there is cancel", luaL_tolstring(L, 2, NULL));
-}
-
 void bind_task_open(lua_State *L)
 {
     luaL_newmetatable(L, BIND_TASK_TIMER);
     lua_createtable(L, 0, 1);
     lua_pushcfunction(L, bind_timer_cancel);
     lua_setfield(L, -2, "cancel");
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, bind_timer_unknown);
-    lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
+    bind_misuse_guard(L, "a timer", "method");
     lua_setfield(L, -2, "__index");
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "__metatable");

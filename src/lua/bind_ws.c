@@ -300,22 +300,33 @@ static int bind_ws_close(lua_State *L)
 /* ---- fields ---- */
 
 /* The request and the state are made when first asked for: most scripts never do. */
-static void bind_ws_push_request(lua_State *L, const struct session *s)
+static void bind_ws_push_request(lua_State *L, const struct bind_ws *box)
 {
-    if (bind_ws_get_more(L, 1, BIND_WS_REQUEST) != LUA_TNIL || s == NULL)
+    if (bind_ws_get_more(L, 1, BIND_WS_REQUEST) != LUA_TNIL || box->session == NULL)
         return;
-    bind_req_push(L, s->head);
+    bind_req_push(L, box->session->head);
     lua_pushvalue(L, -1);
     bind_ws_set_more(L, BIND_WS_REQUEST);
 }
 
-static void bind_ws_push_state(lua_State *L)
+static void bind_ws_push_state(lua_State *L, const struct bind_ws *box)
 {
+    (void)box;
     if (bind_ws_get_more(L, 1, BIND_WS_STATE) != LUA_TNIL)
         return;
     lua_newtable(L);
     lua_pushvalue(L, -1);
     bind_ws_set_more(L, BIND_WS_STATE);
+}
+
+static void bind_ws_push_id(lua_State *L, const struct bind_ws *box)
+{
+    lua_pushinteger(L, (lua_Integer)bind_ws_id(box));
+}
+
+static void bind_ws_push_is_closed(lua_State *L, const struct bind_ws *box)
+{
+    lua_pushboolean(L, box->session == NULL || !session_is_open(box->session));
 }
 
 static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
@@ -329,49 +340,52 @@ static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
         lua_pushnil(L);
 }
 
-static void bind_ws_push_protocol(lua_State *L, const struct session *s)
+static void bind_ws_push_buffered(lua_State *L, const struct bind_ws *box)
 {
+    lua_pushinteger(L, box->session != NULL ? (lua_Integer)box->session->conn->out.bytes : 0);
+}
+
+static void bind_ws_push_params(lua_State *L, const struct bind_ws *box)
+{
+    box->session != NULL ? bind_req_push_params(L, box->session->head) : lua_pushnil(L);
+}
+
+static void bind_ws_push_remote_address(lua_State *L, const struct bind_ws *box)
+{
+    box->session != NULL ? bind_req_push_remote(L, box->session->head) : lua_pushnil(L);
+}
+
+static void bind_ws_push_ping_interval(lua_State *L, const struct bind_ws *box)
+{
+    const struct session *s = box->session;
+    s != NULL && s->ping_ms > 0 ? lua_pushnumber(L, s->ping_ms / 1000.0) : lua_pushnil(L);
+}
+
+static void bind_ws_push_protocol(lua_State *L, const struct bind_ws *box)
+{
+    const struct session *s = box->session;
     size_t len;
-    const char *name = s->protocol > 0 ? subprotocol_offer(s->head, s->protocol - 1u, &len) : NULL;
+    const char *name =
+        s != NULL && s->protocol > 0 ? subprotocol_offer(s->head, s->protocol - 1u, &len) : NULL;
     name != NULL ? (void)lua_pushlstring(L, name, len) : lua_pushnil(L);
 }
 
-/* Fields that are nil once the connection is gone. */
-static bool bind_ws_push_live_field(lua_State *L, const struct session *s, const char *key)
-{
-    if (strcmp(key, "params") == 0)
-        s != NULL ? bind_req_push_params(L, s->head) : lua_pushnil(L);
-    else if (strcmp(key, "remote_address") == 0)
-        s != NULL ? bind_req_push_remote(L, s->head) : lua_pushnil(L);
-    else if (strcmp(key, "ping_interval") == 0)
-        s != NULL && s->ping_ms > 0 ? lua_pushnumber(L, s->ping_ms / 1000.0) : lua_pushnil(L);
-    else if (strcmp(key, "protocol") == 0)
-        s != NULL ? bind_ws_push_protocol(L, s) : lua_pushnil(L);
-    else
-        return false;
-    return true;
-}
-
-/* Pushes the field's value; false when there is no such field. */
-static bool bind_ws_push_field(lua_State *L, const struct bind_ws *box, const char *key)
-{
-    const struct session *s = box->session;
-    if (strcmp(key, "id") == 0)
-        lua_pushinteger(L, (lua_Integer)bind_ws_id(box));
-    else if (strcmp(key, "state") == 0)
-        bind_ws_push_state(L);
-    else if (strcmp(key, "is_closed") == 0)
-        lua_pushboolean(L, s == NULL || !session_is_open(s));
-    else if (strcmp(key, "close_code") == 0)
-        bind_ws_push_close_code(L, box);
-    else if (strcmp(key, "buffered") == 0)
-        lua_pushinteger(L, s != NULL ? (lua_Integer)s->conn->out.bytes : 0);
-    else if (strcmp(key, "request") == 0)
-        bind_ws_push_request(L, s);
-    else
-        return bind_ws_push_live_field(L, s, key);
-    return true;
-}
+static const struct bind_ws_field {
+    const char *name;
+    void (*push)(lua_State *L, const struct bind_ws *box); /* the box is at 1 */
+} bind_ws_fields[] = {
+    {"state", bind_ws_push_state},
+    {"id", bind_ws_push_id},
+    {"request", bind_ws_push_request},
+    {"params", bind_ws_push_params},
+    {"protocol", bind_ws_push_protocol},
+    {"buffered", bind_ws_push_buffered},
+    {"is_closed", bind_ws_push_is_closed},
+    {"close_code", bind_ws_push_close_code},
+    {"remote_address", bind_ws_push_remote_address},
+    {"ping_interval", bind_ws_push_ping_interval},
+};
+#define BIND_WS_FIELDS (sizeof bind_ws_fields / sizeof bind_ws_fields[0])
 
 /* Upvalue 1 is the table of methods. */
 static int bind_ws_index(lua_State *L)
@@ -380,10 +394,15 @@ static int bind_ws_index(lua_State *L)
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
         return 1;
     const struct bind_ws *box = bind_ws_check(L);
-    const char *key = luaL_checkstring(L, 2);
-    if (!bind_ws_push_field(L, box, key))
-        return luaL_error(L, "ws has no method or field '%s'", key);
-    return 1;
+    const char *key = luaL_checkstring(L, 2), *fields[BIND_WS_FIELDS + 1] = {NULL};
+    for (size_t i = 0; i < BIND_WS_FIELDS; i++) {
+        if (strcmp(bind_ws_fields[i].name, key) == 0) {
+            bind_ws_fields[i].push(L, box);
+            return 1;
+        }
+        fields[i] = bind_ws_fields[i].name;
+    }
+    return bind_misuse_raise_unknown(L, "ws", "method or field", key, lua_upvalueindex(1), fields);
 }
 
 static int bind_ws_newindex(lua_State *L)

@@ -228,7 +228,9 @@ void conn_flush(struct conn *c)
         struct iovec iov[CONN_IOV];
         int count = outq_peek(&c->out, iov, CONN_IOV);
         struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
-        ssize_t n = sendmsg(c->io.fd, &msg, MSG_NOSIGNAL);
+        /* One piece is the rule, and cheaper without the vector. */
+        ssize_t n = count == 1 ? send(c->io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                               : sendmsg(c->io.fd, &msg, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {

@@ -216,6 +216,12 @@ void worker_join(struct worker *w)
         pthread_join(w->thread, NULL);
 }
 
+bool worker_over_limit(const struct worker *w, enum metric id, int64_t limit, uint64_t extra)
+{
+    uint64_t mine = metrics_get(w->metrics, id) + extra;
+    return mine > (uint64_t)limit / w->count && metrics_sum(id) + extra > (uint64_t)limit;
+}
+
 void worker_destroy(struct worker *w)
 {
     w->stopping = true; /* nothing is accepted any more */

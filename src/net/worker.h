@@ -91,6 +91,10 @@ static inline void worker_post(struct worker *w, struct mail *m)
  * deadline. */
 void worker_stop(struct worker *w);
 
+/* Whether a counter's sum over all workers, and `extra`, is over a limit of the process: about, for a worker
+ * looks at the others only beyond its own share. */
+bool worker_over_limit(const struct worker *w, enum metric id, int64_t limit, uint64_t extra);
+
 /* For conn.c and listener.c. */
 void worker_conn_opened(struct worker *w);
 void worker_conn_closed(struct worker *w);

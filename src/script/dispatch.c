@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "http/gzip.h"
 #include "http/http1.h"
+#include "http/reply.h"
 #include "script/exchange.h"
 #include "script/handshake.h"
 #include "script/task.h"
@@ -384,11 +385,11 @@ static void dispatch_answer_fallback(struct conn *c, const struct head *head,
                                      const struct exchange_fallback *f)
 {
     if (dispatch_has_body(head) || upgrade_wanted(head)) /* nobody is going to read what follows */
-        http1_last(c);
+        reply_last(c);
     if (f->status >= 400)
-        http1_error(c, f->status, f->detail, f->fields);
+        reply_error(c, f->status, f->detail, f->fields);
     else
-        http1_answer(
+        reply_send(
             c, &(struct response){.status = f->status, .fields = f->fields, .fields_len = strlen(f->fields)});
 }
 
@@ -435,7 +436,7 @@ static void dispatch_on_request(struct conn *c, struct head *head, struct buf *b
         how.route = -1;
         how.fallback = dispatch_fallback(head, d->matched.allowed);
         if (upgrade_wanted(head)) /* frames may follow */
-            http1_last(c);
+            reply_last(c);
     }
     if (how.chain == LUA_NOREF)
         dispatch_answer_fallback(c, head, &how.fallback);

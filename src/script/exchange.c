@@ -12,6 +12,7 @@
 #include "http/accept.h"
 #include "http/gzip.h"
 #include "http/http1.h"
+#include "http/reply.h"
 #include "script/dispatch.h"
 #include "script/task.h"
 
@@ -46,22 +47,28 @@ static void exchange_free(struct exchange *x)
 
 /* ---- the answer ---- */
 
-static bool exchange_may_zip(const struct exchange *x)
+/* Whether the answer is compressed for who accepts that. */
+static bool exchange_is_zippable(const struct exchange *x)
 {
-    const char *field;
-    size_t len;
     return x->conn->worker->config->gzip && x->reply.len >= EXCHANGE_GZIP_MIN &&
-           x->reply.len <= EXCHANGE_GZIP_MAX && x->status == 200 && x->head->method != HTTP_HEAD &&
-           head_single(x->head, "Accept-Encoding", &field, &len) && accept_quality(field, len, "gzip") > 0 &&
+           x->reply.len <= EXCHANGE_GZIP_MAX && x->status == 200 &&
            gzip_is_worth(x->type, x->fields.data, x->fields.len);
 }
 
-/* A failure leaves the answer as it was. */
+static bool exchange_accepts_gzip(const struct exchange *x)
+{
+    const char *field;
+    size_t len;
+    return x->head->method != HTTP_HEAD && head_single(x->head, "Accept-Encoding", &field, &len) &&
+           accept_quality(field, len, "gzip") > 0;
+}
+
+/* A failure leaves the body as it was. */
 static void exchange_zip(struct exchange *x)
 {
     struct buf zipped = BUF_INIT;
     if (gzip_body(&zipped, x->reply.data, x->reply.len) == 0 && zipped.len < x->reply.len &&
-        buf_puts(&x->fields, "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n") == 0) {
+        gzip_note(&x->fields) == 0) {
         struct buf plain = x->reply;
         x->reply = zipped;
         zipped = plain;
@@ -71,16 +78,19 @@ static void exchange_zip(struct exchange *x)
 
 static void exchange_answer(struct exchange *x)
 {
-    if (exchange_may_zip(x))
-        exchange_zip(x);
-    http1_answer(x->conn, &(struct response){
-                              .status = x->status,
-                              .fields = x->fields.data,
-                              .fields_len = x->fields.len,
-                              .type = x->reply.len > 0 ? x->type : NULL,
-                              .body = x->reply.data,
-                              .body_len = x->reply.len,
-                          });
+    if (exchange_is_zippable(x)) {
+        buf_puts(&x->fields, "Vary: Accept-Encoding\r\n"); /* with either body: caches keep both */
+        if (exchange_accepts_gzip(x))
+            exchange_zip(x);
+    }
+    reply_send(x->conn, &(struct response){
+                            .status = x->status,
+                            .fields = x->fields.data,
+                            .fields_len = x->fields.len,
+                            .type = x->reply.len > 0 ? x->type : NULL,
+                            .body = x->reply.data,
+                            .body_len = x->reply.len,
+                        });
 }
 
 /* A refusal without words of its own. */
@@ -109,13 +119,13 @@ static void exchange_decide(struct exchange *x, enum sched_result result)
     if (x->upgrade && !(result == SCHED_OK && x->accepted))
         metrics_add(x->vm->metrics, METRIC_REFUSED_SCRIPT, 1);
     if (x->streaming)
-        http1_stream_end(x->conn, result == SCHED_OK);
+        reply_end(x->conn, result == SCHED_OK);
     else if (result != SCHED_OK)
-        http1_error(x->conn, 500, "The server's script failed.", NULL);
+        reply_error(x->conn, 500, "The server's script failed.", NULL);
     else if (x->accepted)
         dispatch_accept(x->conn, head_ref(x->head), x->vm, x->route, exchange_fields(x), &x->request);
     else if (exchange_is_bare_error(x))
-        http1_error(x->conn, x->status, x->status == x->fallback.status ? x->fallback.detail : NULL,
+        reply_error(x->conn, x->status, x->status == x->fallback.status ? x->fallback.detail : NULL,
                     exchange_fields(x));
     else
         exchange_answer(x);
@@ -160,7 +170,7 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
 {
     struct exchange *x = malloc(sizeof *x);
     if (x == NULL) {
-        http1_error(c, 500, "The server is out of memory.", NULL);
+        reply_error(c, 500, "The server is out of memory.", NULL);
         return;
     }
     *x = *how;
@@ -205,7 +215,7 @@ bool exchange_stream_begin(struct exchange *x)
     if (x->conn->state != CONN_OPEN)
         return false;
     x->streaming = true;
-    bool wanted = http1_stream(x->conn, &(struct response){.status = x->status,
+    bool wanted = reply_stream(x->conn, &(struct response){.status = x->status,
                                                            .fields = x->fields.data,
                                                            .fields_len = x->fields.len,
                                                            .type = x->type});
@@ -218,14 +228,16 @@ bool exchange_stream_piece(struct exchange *x, const char *data, size_t len)
 {
     if (x->conn->state != CONN_OPEN)
         return false;
-    http1_stream_piece(x->conn, data, len);
+    reply_piece(x->conn, data, len);
     return x->conn->state == CONN_OPEN;
 }
 
 bool exchange_stream_is_full(const struct exchange *x)
 {
     const struct conn *c = x->conn;
-    return c->out.bytes > (size_t)c->worker->config->send_limit / 2;
+    const struct config *config = c->worker->config;
+    return c->out.bytes > (size_t)config->send_limit / 2 ||
+           worker_over_limit(c->worker, METRIC_QUEUED_BYTES, config->queue_limit, 0);
 }
 
 void exchange_stream_wait(struct exchange *x, struct task *t)

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/rate.h"
 #include "http/http1.h"
+#include "http/reply.h"
 #include "script/dispatch.h"
 #include "script/exchange.h"
 #include "ws/origin.h"
@@ -60,14 +61,14 @@ static bool handshake_check(struct conn *c, const struct head *head, const struc
     struct metrics *m = c->worker->metrics;
     int status = upgrade_check(head, &reason);
     if (status != 0)
-        http1_error(c, status, reason, status == 426 ? HANDSHAKE_UPGRADE : NULL);
+        reply_error(c, status, reason, status == 426 ? HANDSHAKE_UPGRADE : NULL);
     else if (!handshake_origin_fits(vm, route, head, &origin, &len)) {
         metrics_add(m, METRIC_REFUSED_ORIGIN, 1);
         handshake_log_origin(c, vm, route, origin, len);
-        http1_error(c, 403, "Pages of this origin may not connect here (see origins).", NULL);
+        reply_error(c, 403, "Pages of this origin may not connect here (see origins).", NULL);
     } else if (handshake_too_many(c->worker)) {
         metrics_add(m, METRIC_REFUSED_RATE, 1);
-        http1_error(c, 503, "Too many clients connect at once; try again in a moment.", "Retry-After: 1\r\n");
+        reply_error(c, 503, "Too many clients connect at once; try again in a moment.", "Retry-After: 1\r\n");
     } else
         return true;
     return false;
@@ -76,7 +77,7 @@ static bool handshake_check(struct conn *c, const struct head *head, const struc
 void handshake_on_request(struct conn *c, struct head *head, struct vm *vm, int route)
 {
     int none = LUA_NOREF, chain = vm->routes[route].chain;
-    http1_last(c); /* frames may follow a handshake that was refused */
+    reply_last(c); /* frames may follow a handshake that was refused */
     if (!handshake_check(c, head, vm, route))
         return;
     if (chain == LUA_NOREF)

@@ -143,14 +143,20 @@ static unsigned inbound_on_header(void *to, const struct framer_header *h)
     return too_big ? CLOSECODE_TOO_BIG : 0;
 }
 
+/* Whether `extra` more bytes of input have no room in the process. */
+static bool inbound_has_no_room(const struct session *s, size_t extra)
+{
+    const struct worker *w = s->conn->worker;
+    return worker_over_limit(w, METRIC_REASSEMBLY_BYTES, w->config->reassembly_limit, extra);
+}
+
 /* Room for `len` more bytes of a message. */
 static unsigned inbound_reserve(struct session *s, size_t len)
 {
     struct inbound *in = &s->more->in;
     size_t before = in->body.cap, growth = before > len ? before : len; /* it doubles */
     /* One whose handler is suspended is going to be paused instead. */
-    if (in->suspended == 0 &&
-        session_over_limit(s, METRIC_REASSEMBLY_BYTES, s->conn->worker->config->reassembly_limit, growth)) {
+    if (in->suspended == 0 && inbound_has_no_room(s, growth)) {
         metrics_add(session_metrics(s), METRIC_REASSEMBLY_REFUSED, 1);
         return CLOSECODE_TRY_AGAIN_LATER;
     }
@@ -255,8 +261,7 @@ static bool inbound_is_full(const struct session *s)
         return true;
     if (in->suspended == 0)
         return false;
-    return in->waiting + in->body.len >= s->limits->read_ahead ||
-           session_over_limit(s, METRIC_REASSEMBLY_BYTES, s->conn->worker->config->reassembly_limit, 0);
+    return in->waiting + in->body.len >= s->limits->read_ahead || inbound_has_no_room(s, 0);
 }
 
 /* Stops reading; what has been read stays for later. */

@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "http/http1.h"
+#include "http/reply.h"
 #include "ws/closecode.h"
 #include "ws/subprotocol.h"
 #include "ws/upgrade.h"
@@ -43,13 +44,6 @@ void session_tidy(struct session *s)
         free(more);
         s->more = NULL;
     }
-}
-
-bool session_over_limit(const struct session *s, enum metric bytes, int64_t limit, uint64_t extra)
-{
-    const struct worker *w = s->conn->worker;
-    uint64_t mine = metrics_get(w->metrics, bytes) + extra;
-    return mine > (uint64_t)limit / w->count && metrics_sum(bytes) + extra > (uint64_t)limit;
 }
 
 struct session *session_find(struct worker *w, uint64_t id)
@@ -139,7 +133,7 @@ enum session_sent session_send(struct session *s, bool text, const void *data, s
     uint64_t limit = s->limits->send_limit;
     if (!session_is_open(s))
         return SESSION_NOT_OPEN;
-    bool tight = session_over_limit(s, METRIC_QUEUED_BYTES, c->worker->config->queue_limit, len);
+    bool tight = worker_over_limit(c->worker, METRIC_QUEUED_BYTES, c->worker->config->queue_limit, len);
     if (c->out.bytes > 0 && (tight || c->out.bytes + len > limit)) {
         conn_flush(c); /* the limit counts what the kernel refused */
         if (c->state != CONN_OPEN)
@@ -435,7 +429,7 @@ struct session *session_open(struct conn *c, struct head *head, const struct ses
         buf_fini(&answer);
         free(s);
         head_unref(head);
-        http1_error(c, 500, "The server is out of memory.", NULL);
+        reply_error(c, 500, "The server is out of memory.", NULL);
         return NULL;
     }
     c->sips = how->limits->messages_per_second > 0;

@@ -164,10 +164,6 @@ struct session_more *session_need_more(struct session *s);
 /* Frees it when nothing of it is in use. */
 void session_tidy(struct session *s);
 
-/* Whether `extra` more bytes would take the process over about `limit`: each worker looks at the others only
- * when it has more than its own share. */
-bool session_over_limit(const struct session *s, enum metric bytes, int64_t limit, uint64_t extra);
-
 /* A frame came from the peer: it lives. */
 static inline void session_heard(struct session *s)
 {

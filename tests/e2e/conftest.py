@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -129,11 +130,13 @@ class Server:
         return {line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in lines}
 
     def wait_metric(self, name, value):
-        """Asks until a metric has `value`; each round trip goes through the server, so it is no busy loop."""
-        import time
+        """Asks until a metric has `value`, or until value(metric) is true, and returns it. Each round trip goes through
+        the server, so it is no busy loop."""
         deadline = time.monotonic() + PATIENCE
-        while (now := self.metrics()[name]) != value:
-            assert time.monotonic() < deadline, f"{name} is {now}, not {value}"
+        reached = value if callable(value) else value.__eq__
+        while not reached(now := self.metrics()[name]):
+            assert time.monotonic() < deadline, f"{name} is {now}"
+        return now
 
     def send_apart(self, client, *pieces):
         """Sends each piece only when the server has read the one before. All that was sent earlier must have been

@@ -422,12 +422,14 @@ def test_check_of_a_script_beyond_its_memory(script):
     ("app.websocket('x', {})", ["bad argument #3", "function expected, got no value"]),
     ("app.websocket('x', print, 1)", ["3 arguments"]),
     ("app:websocket('x', print)", ["with a dot"]),
-    ("app.wesocket('x', print)", ["app has no function or field 'wesocket'"]),
+    ("app.wesocket('x', print)", ["app has no function or field 'wesocket'; did you mean 'websocket'?"]),
     ("local x = app.versoin", ["app has no function or field 'versoin'"]),
     ("local x = app[1]", ["app has no function or field '1'"]),
     ("app.own = 1", ["app.own cannot be set"]),
     ("app.worker = 1", ["app.worker cannot be set"]),
-    ("log.inof('x')", ["log has no function 'inof'"]),
+    ("log.print('x')", ["log has no function 'print'; there are debug, error, info and warn"]),
+    ("app.group('x', function(g) g.gte('y', print) end)", ["a group has no function 'gte'; did you mean 'get'?"]),
+    ("log.inof('x')", ["log has no function 'inof'; did you mean 'info'?"]),
 ])
 def test_check_of_misuse(script, call, patterns):
     done = run("check", script("\n" + call + "\n"))

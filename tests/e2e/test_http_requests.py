@@ -279,74 +279,40 @@ def get(*lines, target="/echo"):
     return request(f"GET {target} HTTP/1.1", HOST, *lines)
 
 
+# Beside those of hostile.py.
 MALFORMED = {
     "bare LF after the request line (2.2)": b"GET /echo HTTP/1.1\nHost: localhost\r\n\r\n",
     "bare LF after a header (2.2)": b"GET /echo HTTP/1.1\r\nHost: localhost\n\r\n",
     "bare LF for the empty line (2.2)": b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\n",
-    "bare LF throughout (2.2)": b"GET /echo HTTP/1.1\nHost: localhost\n\n",
     "bare LF in a value (5.5)": b"GET /echo HTTP/1.1\r\nHost: localhost\r\nX: a\nb\r\n\r\n",
     "bare CR in a value (2.2)": b"GET /echo HTTP/1.1\r\nHost: localhost\r\nX: a\rb\r\n\r\n",
     "bare CR in a name (2.2)": b"GET /echo HTTP/1.1\r\nHost: localhost\r\nX\rY: a\r\n\r\n",
     "bare CR in the request line (2.2)": b"GET /echo\rHTTP/1.1\r\nHost: localhost\r\n\r\n",
     "CR CR LF (2.2)": b"GET /echo HTTP/1.1\r\r\nHost: localhost\r\n\r\n",
     "CR for the empty line (2.2)": b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\rX",
-    "bare LF before the request line (2.2)": b"\nGET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "NUL in a value (5.5)": get(b"X: a\0b"),
     "NUL in a name (5.1)": get(b"X\0Y: a"),
-    "NUL in the target (3.2)": get(target="/echo\0"),
     "NUL first": b"\0" + get(),
     "another control character in a value (5.5)": get(b"X: a\x01b"),
     "DEL in a value (5.5)": get(b"X: a\x7fb"),
     "a folded line (5.2)": get("X: a", " b"),
     "a line folded with a tab (5.2)": get("X: a", "\tb"),
     "a folded line of blanks (5.2)": get("X: a", "  "),
-    "a blank before the first header (2.2)": request("GET /echo HTTP/1.1", " X: y", HOST),
-    "a blank before the colon (5.1)": get("X : a"),
     "a tab before the colon (5.1)": get("X\t: a"),
-    "an empty name (5.1)": get(": a"),
-    "no colon (5)": get("nonsense"),
-    "a name that is no token (5.1)": get("X(Y): a"),
     "a name beyond ASCII (5.1)": get("größe: a"),
     "no Host (3.2)": request("GET /echo HTTP/1.1"),
-    "two Hosts (3.2)": get("Host: localhost"),
     "two Hosts in other letters (3.2)": get("hOST: example.org"),
-    "a Host with a path (3.2)": request("GET /echo HTTP/1.1", "Host: localhost/x"),
-    "a Host with a user (3.2)": request("GET /echo HTTP/1.1", "Host: me@localhost"),
-    "a Host list (3.2)": request("GET /echo HTTP/1.1", "Host: a b"),
     "a relative target (3.2)": get(target="echo"),
     "an empty target (3)": get(target=""),
-    "two blanks before the target (3)": get(target=" /echo"),
-    "two blanks behind the target (3)": get(target="/echo "),
     "a blank in the target (3.2)": get(target="/ec ho"),
-    "a tab for a blank (3)": request("GET\t/echo HTTP/1.1", HOST),
-    "a blank behind the version (3)": request("GET /echo HTTP/1.1 ", HOST),
     "a blank before the method (3)": request(" GET /echo HTTP/1.1", HOST),
     "a method that is no token (3.1)": request("G(T /echo HTTP/1.1", HOST),
     "no blank (3)": request("GET/echoHTTP/1.1", HOST),
-    "an asterisk for GET (3.2.4)": get(target="*"),
-    "the authority form for GET (3.2.3)": get(target="localhost:80"),
     "another scheme (3.2.2)": get(target="ftp://localhost/echo"),
-    "a URL without a host (3.2.2)": get(target="http:///echo"),
-    "a URL with a user (3.2.2)": get(target="http://me@localhost/echo"),
-    "a fragment (3.2)": get(target="/echo#top"),
     "a fragment in the query (3.2)": get(target="/echo?a#top"),
-    "a target beyond ASCII (3.2)": get(target="/größe"),
     "an escape cut short": get(target="/echo%6"),
     "an escape at the end": get(target="/echo%"),
-    "an escape that is not hexadecimal": get(target="/ec%zzho"),
-    "an escape for NUL": get(target="/echo%00"),
-    "two Content-Lengths (6.3)": get("Content-Length: 1", "Content-Length: 2"),
-    "twice the same Content-Length (6.3)": get("Content-Length: 1", "Content-Length: 1"),
-    "a Content-Length list (6.3)": get("Content-Length: 1, 2"),
-    "a negative Content-Length (6.2)": get("Content-Length: -1"),
-    "a signed Content-Length (6.2)": get("Content-Length: +1"),
-    "a hexadecimal Content-Length (6.2)": get("Content-Length: 0x10"),
-    "an empty Content-Length (6.2)": get("Content-Length:"),
-    "an immense Content-Length (6.2)": get("Content-Length: 99999999999999999999"),
-    "Content-Length with Transfer-Encoding (6.1)": get("Content-Length: 1", "Transfer-Encoding: chunked"),
-    "Transfer-Encoding over HTTP/1.0 (6.1)": request("POST /echo HTTP/1.0", HOST, "Transfer-Encoding: chunked"),
     "chunked not last (6.1)": get("Transfer-Encoding: chunked, gzip"),
-    "chunked twice (6.1)": get("Transfer-Encoding: chunked, chunked"),
     "no request at all": b"hello?\r\n\r\n",
 }
 malformed = pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
@@ -432,11 +398,15 @@ def test_max_head_counts_to_the_byte_9112_3(site):
 
 
 @pytest.mark.parametrize("data", [
-    b"GET /" + b"a" * 20000, b"GET /echo HTTP/1.1\r\nX: " + b"a" * 20000, b"X" * 20000,
-    request("GET /echo HTTP/1.1", HOST, *["X: y"] * 5000), b"GET /echo HTTP/1.1\r\n" + b"a" * 100000],
-    ids=["target", "value", "line", "many", "long"])
+    b"GET /echo HTTP/1.1\r\nX: " + b"a" * 20000, request("GET /echo HTTP/1.1", HOST, *["X: y"] * 5000),
+    b"GET /echo HTTP/1.1\r\n" + b"a" * 100000], ids=["value", "many", "long"])
 def test_a_head_over_16_kib_is_431(server, data):
     refuse(server, data, 431)
+
+
+@pytest.mark.parametrize("data", [b"GET /" + b"a" * 20000, b"\r\n\r\nGET /" + b"a" * 20000, b"X" * 20000])
+def test_a_request_line_over_16_kib_is_414_9112_3(server, data):
+    refuse(server, data, 414)
 
 
 def test_an_oversize_head_that_comes_by_and_by_is_431(site):
@@ -447,11 +417,11 @@ def test_an_oversize_head_that_comes_by_and_by_is_431(site):
         read_refusal(client, 431)
 
 
-def test_a_dribbled_line_without_an_end_is_431(site):
+def test_a_dribbled_line_without_an_end_is_414(site):
     server = site(max_head=512)
     with server.raw() as client:
         server.send_apart(client, *[b"a"] * 512)
-        read_refusal(client, 431)
+        read_refusal(client, 414)
 
 
 def test_too_many_headers_are_431(server):

@@ -171,6 +171,7 @@ FAILING = {
     "error({})": "table",
     "(nil)()": "main.lua:[26]: attempt to call a nil value",
     "req.nothing": "main.lua:[26]: req has no method or field 'nothing'",
+    "req.haeders": "main.lua:[26]: req has no method or field 'haeders'; did you mean 'headers'?",
     "(function() req.user = 'ann' end)()": "main.lua:[26]: req.user cannot be set",
     "coroutine.wrap(function() app.sleep(0) error('inside') end)()": "main.lua:[26]: inside",
 }

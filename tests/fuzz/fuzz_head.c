@@ -157,6 +157,13 @@ static void check_structure(const struct head *h)
         at = expect(at + name.len, end, ":", 1);
         while (at < end && blank(*at))
             at++;
+        if (equal(name, "host") && *target.at != '/' &&
+            *target.at != '*') { /* the target's: RFC 9112, 3.2.2 */
+            CHECK(value.at > target.at && value.at + value.len <= target.at + target.len);
+            at = memchr(at, '\r', (size_t)(end - at));
+            at = expect(at, end, "\r\n", 2);
+            continue;
+        }
         CHECK(value.at == at && (value.len == 0 || !blank(value.at[value.len - 1])));
         for (size_t k = 0; k < value.len; k++)
             CHECK((unsigned char)value.at[k] >= 32 || value.at[k] == '\t');

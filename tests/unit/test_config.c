@@ -168,10 +168,6 @@ static void nearest_names(void **state)
         if (cases[i].meant != NULL && (near == NULL || strcmp(near, cases[i].meant) != 0))
             fail_msg("%s is near %s", cases[i].written, near != NULL ? near : "none");
     }
-    char longest[500];
-    memset(longest, 'a', sizeof longest - 1);
-    longest[sizeof longest - 1] = '\0';
-    assert_null(config_nearest(longest));
 }
 
 /* ---- one type after another ---- */

@@ -12,13 +12,18 @@
 
 #include "http/response.h"
 
-static const char *first_lines(int status, const char *type)
+static const char *lines_with_length(int status, const char *type, int64_t length)
 {
     static char out[RESPONSE_LINES + 1];
-    size_t n = response_first_lines(status, type, out);
+    size_t n = response_first_lines(status, type, length, out);
     assert_true(n < RESPONSE_LINES);
     out[n] = '\0';
     return out;
+}
+
+static const char *first_lines(int status, const char *type)
+{
+    return lines_with_length(status, type, RESPONSE_UNTOLD);
 }
 
 static void page_is(int status, const char *detail, bool json, const char *want)
@@ -72,6 +77,24 @@ static void begins_with_the_status(void **state)
     assert_non_null(strstr(first_lines(200, RESPONSE_JSON), "\r\nContent-Type: application/json\r\n"));
 }
 
+static void ends_with(const char *lines, const char *end)
+{
+    assert_true(strlen(lines) > strlen(end));
+    assert_string_equal(lines + strlen(lines) - strlen(end), end);
+}
+
+static void tells_the_length(void **state)
+{
+    (void)state;
+    ends_with(lines_with_length(200, NULL, 0), " GMT\r\nContent-Length: 0\r\n");
+    ends_with(lines_with_length(200, NULL, 10), "\r\nContent-Length: 10\r\n");
+    ends_with(lines_with_length(200, RESPONSE_JSON, INT64_MAX),
+              "json\r\nContent-Length: 9223372036854775807\r\n");
+    ends_with(lines_with_length(200, RESPONSE_TEXT, RESPONSE_CHUNKED),
+              "utf-8\r\nTransfer-Encoding: chunked\r\n");
+    ends_with(lines_with_length(304, NULL, RESPONSE_UNTOLD), " GMT\r\n");
+}
+
 /* IMF-fixdate (RFC 9110, 5.6.7). */
 static void dated(void **state)
 {
@@ -100,6 +123,7 @@ int main(void)
         cmocka_unit_test(pages_for_people),
         cmocka_unit_test(pages_for_programs),
         cmocka_unit_test(begins_with_the_status),
+        cmocka_unit_test(tells_the_length),
         cmocka_unit_test(dated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
