@@ -2,53 +2,34 @@
 # SPDX-License-Identifier: MIT
 """Sends the requests of tests/e2e/hostile.py to Tidewire and to nginx, and prints what both answer as a table."""
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
-from conftest import Server  # noqa: E402
+from conftest import BINARY  # noqa: E402
 from hostile import CASES, MARKER, MARKER_TOLD, SITE  # noqa: E402
+from peers import nginx, tidewire  # noqa: E402
 
 PATIENCE = 3  # seconds until a server that is silent counts as one that waits
 
-# The routes of SITE. Everything that decides about a request is nginx's default.
-CONFIGURATION = """
-load_module /usr/lib/nginx/modules/ndk_http_module.so;
-load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
-daemon off;
-worker_processes 1;
-pid nginx.pid;
-error_log error.log;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path body;
-  proxy_temp_path proxy;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      content_by_lua_block {{
-        local method, path = ngx.req.get_method(), ngx.var.uri
-        if method == "OPTIONS" then return ngx.exit(204) end
-        if path ~= "/" and path ~= "/marker" and path ~= "/host" then return ngx.exit(404) end
-        if method ~= "GET" and method ~= "POST" then return ngx.exit(405) end
-        ngx.req.read_body()
-        local told = ("%s %s %d"):format(method, path, #(ngx.req.get_body_data() or ""))
-        if path == "/host" then told = ngx.var.host end
-        ngx.header.content_length = #told
-        ngx.print(told)
-      }}
-    }}
-  }}
-}}
+# The routes of SITE.
+ROUTES = """
+location / {
+  content_by_lua_block {
+    local method, path = ngx.req.get_method(), ngx.var.uri
+    if method == "OPTIONS" then return ngx.exit(204) end
+    if path ~= "/" and path ~= "/marker" and path ~= "/host" then return ngx.exit(404) end
+    if method ~= "GET" and method ~= "POST" then return ngx.exit(405) end
+    ngx.req.read_body()
+    local told = ("%s %s %d"):format(method, path, #(ngx.req.get_body_data() or ""))
+    if path == "/host" then told = ngx.var.host end
+    ngx.header.content_length = #told
+    ngx.print(told)
+  }
+}
 """
 
 # Why Tidewire may take what nginx refuses.
@@ -133,36 +114,6 @@ def expected(case):
     return Answers(tuple(map(str, case.statuses)), "kept" if case.kept else "closed", case.told)
 
 
-# ---- nginx ----
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def start_nginx(folder):
-    """Returns the process and its port, once it accepts connections."""
-    port = free_port()
-    path = folder / "nginx.conf"
-    path.write_text(CONFIGURATION.format(port=port), encoding="utf-8")
-    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(path)], stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
-            return process, port
-        except ConnectionRefusedError:
-            time.sleep(0.02)
-    raise SystemExit("nginx with libnginx-mod-http-lua did not start:\n" + process.stdout.read())
-
-
-def stop_nginx(process):
-    process.terminate()
-    process.wait()
-    process.stdout.close()
-
-
 # ---- the table ----
 
 def cell(ours, theirs):
@@ -197,20 +148,11 @@ def report(rows):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        script = folder / "main.lua"
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "main.lua"
         script.write_text(SITE, encoding="utf-8")
-        nginx, nginx_port = start_nginx(folder)
-        try:
-            server = Server(script, folder)
-            try:
-                rows = [(case, ask(server.port, case.data), ask(nginx_port, case.data)) for case in CASES]
-            finally:
-                server.stop()
-                server.kill()
-        finally:
-            stop_nginx(nginx)
+        with tidewire(BINARY, script) as (_, ours), nginx(folder, ROUTES) as (_, theirs):
+            rows = [(case, ask(ours, case.data), ask(theirs, case.data)) for case in CASES]
     return report(rows)
 
 

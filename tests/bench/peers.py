@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""Starts the servers that Tidewire is compared with, and reads what they cost."""
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PATIENCE = 10  # seconds for a server to start
+TICKS = os.sysconf("SC_CLK_TCK")
+
+NGINX = """
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+daemon off;
+worker_processes 1;
+pid nginx.pid;
+error_log error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    {routes}
+  }}
+}}
+"""
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def wait_for(process, port, name):
+    """Until the process accepts connections."""
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+    raise SystemExit(f"{name} did not start")
+
+
+@contextlib.contextmanager
+def nginx(folder, routes, prefix=()):
+    """Serves `routes`, the inside of a server block, with the Lua module: (pid of the one that works, port). All that
+    is not said there is nginx's default. `prefix` is what stands before the command, such as taskset."""
+    port = free_port()
+    path = Path(folder) / "nginx.conf"
+    path.write_text(NGINX.format(port=port, routes=routes), encoding="utf-8")
+    process = subprocess.Popen([*prefix, "nginx", "-p", str(folder), "-c", str(path)], stdin=subprocess.DEVNULL)
+    try:
+        wait_for(process, port, "nginx with libnginx-mod-http-lua")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        yield int(children[0]), port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def tidewire(binary, script, prefix=(), options=()):
+    """(pid, port)"""
+    port = free_port()
+    process = subprocess.Popen([*prefix, str(binary), "run", str(script), "--listen", f"127.0.0.1:{port}", *options],
+                               stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(process, port, "tidewire")
+        yield process.pid, port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def cpu_seconds(pid):
+    """(user, system) of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return int(fields[11]) / TICKS, int(fields[12]) / TICKS
