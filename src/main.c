@@ -19,6 +19,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "bus/topics.h"
 #include "lua/bind.h"
 #include "net/listener.h"
 #include "net/mailbox.h"
@@ -243,6 +244,8 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
             return -1;
     if (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0)
         return -1;
+    if (topics_init((unsigned)s->nworkers) < 0)
+        return err_set(e, "cannot get random bytes: %s", strerror(errno));
     for (size_t i = 0; i < s->nworkers; i++) {
         struct worker *w = worker_create((unsigned)i + 1, config, &dispatch_worker_hooks);
         if (w == NULL)
@@ -458,6 +461,7 @@ static void finish(struct server *s)
             worker_destroy(w);
         }
     free(s->workers);
+    topics_fini();
     if (s->reload != NULL)
         watchdog_stop(&s->watchdog, s->loop);
     if (s->reaper != NULL)

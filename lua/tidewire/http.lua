@@ -40,7 +40,7 @@ end
 
 --- A file as it is now, or 404. `content_type` is told from the end of its name when left out.
 function http.file(path, content_type)
-  local file = io.open(path, "rb")
+  local file = not path:find("\0", 1, true) and io.open(path, "rb") -- a zero byte would hide what follows it
   local data = file and file:read("a") -- nil for a folder
   if file then file:close() end
   if not data then return 404 end

@@ -36,6 +36,7 @@ struct config {
     int64_t reassembly_limit, queue_limit, inbox_limit;
     int64_t on_slow; /* enum config_on_slow */
     int64_t max_tasks;
+    int64_t max_subscriptions, max_subscriptions_per_connection;
     double handshakes_per_second, messages_per_second;
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
     double handler_budget, load_budget;

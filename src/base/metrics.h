@@ -42,6 +42,10 @@
       "Connections closed over send_limit or queue_limit.")                                                  \
     X(SLOW_DROPPED, "tidewire_messages_dropped_total", "reason=\"slow\"", "counter",                         \
       "Messages not sent to WebSockets over their send limit.")                                              \
+    X(INBOX_DROPPED, "tidewire_messages_dropped_total", "reason=\"inbox\"", "counter", "")                   \
+    X(PUBLISHED, "tidewire_published_total", "", "counter", "Messages published to topics.")                 \
+    X(TOPICS, "tidewire_topics", "", "gauge", "Topics with subscribers, counted in each worker.")            \
+    X(SUBSCRIPTIONS, "tidewire_subscriptions", "", "gauge", "Subscriptions to topics.")                      \
     X(FRAME_CONTEXTS, "tidewire_frame_contexts", "", "gauge", "wslay frame contexts lent to connections.")   \
     X(REASSEMBLY_BYTES, "tidewire_reassembly_bytes", "", "gauge",                                            \
       "Memory holding messages not yet whole or not yet handled.")                                           \

@@ -47,11 +47,14 @@ void nearest_init(struct nearest *n, const char *wanted)
 {
     n->wanted = wanted;
     n->name = NULL;
-    n->distance = strlen(wanted) / 2 + 1;
+    size_t len = strlen(wanted);
+    n->distance = len < NEAREST_NAME ? len / 2 + 1 : 0;
 }
 
 void nearest_try(struct nearest *n, const char *name)
 {
+    if (n->distance == 0)
+        return;
     size_t distance = nearest_distance(n->wanted, name);
     if (distance >= n->distance)
         return;

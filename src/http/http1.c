@@ -51,6 +51,12 @@ static void http1_drop_body(struct conn *c, struct http1 *h)
     buf_fini(&h->body);
 }
 
+/* Whether `len` more bytes of input have no room in the process. */
+static bool http1_has_no_room(const struct conn *c, size_t len)
+{
+    return worker_over_limit(c->worker, METRIC_REASSEMBLY_BYTES, c->worker->config->reassembly_limit, len);
+}
+
 /* Keeps input for later. False: there is no memory, and the connection is closed. */
 static bool http1_keep(struct conn *c, const void *data, size_t len)
 {
@@ -62,6 +68,18 @@ static bool http1_keep(struct conn *c, const void *data, size_t len)
     }
     metrics_add(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->in.cap - before);
     return true;
+}
+
+/* The same for what comes too early. Beyond reassembly_limit there is room for a sip, after which reading
+ * stops; more closes the connection. */
+static bool http1_keep_if_room(struct conn *c, const void *data, size_t len)
+{
+    const struct http1 *h = conn_session(c);
+    if (h->in.len + len <= CONN_SIP || !http1_has_no_room(c, len))
+        return http1_keep(c, data, len);
+    metrics_add(c->worker->metrics, METRIC_REASSEMBLY_REFUSED, 1);
+    conn_close(c);
+    return false;
 }
 
 static struct buf http1_take_kept(struct conn *c)
@@ -79,12 +97,6 @@ static void http1_resume(struct conn *c)
     struct buf kept = http1_take_kept(c);
     conn_resume(c, kept.data, kept.len);
     buf_fini(&kept);
-}
-
-/* Whether `len` more bytes of input have no room in the process. */
-static bool http1_has_no_room(const struct conn *c, size_t len)
-{
-    return worker_over_limit(c->worker, METRIC_REASSEMBLY_BYTES, c->worker->config->reassembly_limit, len);
 }
 
 static void http1_refuse_input(struct conn *c)
@@ -183,7 +195,7 @@ static void http1_wait_on(struct conn *c)
 static size_t http1_keep_early(struct conn *c, const uint8_t *data, size_t len)
 {
     const struct http1 *h = conn_session(c);
-    if (http1_keep(c, data, len) &&
+    if (http1_keep_if_room(c, data, len) &&
         (h->in.len > (size_t)c->worker->config->read_ahead || http1_has_no_room(c, 0))) {
         conn_pause(c);
         http1_wait_on(c);
@@ -428,7 +440,7 @@ static bool http1_is_full(const struct conn *c)
 
 static size_t http1_pause(struct conn *c, const uint8_t *data, size_t len)
 {
-    if (http1_keep(c, data, len)) {
+    if (http1_keep_if_room(c, data, len)) {
         c->tell_drained = true;
         conn_pause(c);
     }
@@ -503,7 +515,7 @@ static size_t http1_on_data(struct conn *c, uint8_t *data, size_t len)
             return at + http1_keep_early(c, data + at, len - at);
         else if (h->state == HTTP1_BODY)
             at += http1_read_body(c, data + at, len - at);
-        else if (at > 0 && http1_is_full(c))
+        else if (http1_is_full(c))
             return at + http1_pause(c, data + at, len - at);
         else if (end_of_turn != 0 && clock_coarse_ms() > end_of_turn)
             return at;
@@ -571,9 +583,21 @@ static bool http1_is_taking(struct conn *c)
     return true;
 }
 
+/* The time between two requests begins when the answer has gone, not when it was queued. */
+static void http1_renew_keep_alive(struct conn *c)
+{
+    struct http1 *h = conn_session(c);
+    uint32_t ticks = (uint32_t)(c->worker->config->keep_alive_timeout * 1000 / WHEEL_TICK_MS);
+    uint32_t due = c->last_sent + ticks;
+    if (h->state == HTTP1_HEAD && h->answered && h->in.len == 0 && (int32_t)(due - h->due) > 0)
+        h->due = due;
+}
+
 static void http1_on_timeout(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
+    if (!http1_is_stopping(c))
+        http1_renew_keep_alive(c);
     if (c->out.bytes > 0) {
         if (!http1_is_taking(c))
             conn_close(c);

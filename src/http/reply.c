@@ -19,6 +19,12 @@ static void reply_count(struct worker *w, int status)
                 1);
 }
 
+/* Of an answer that has no body: RFC 9110, 15.3.6, a 205 says so. */
+static int64_t reply_no_length(int status)
+{
+    return status == 205 ? 0 : RESPONSE_UNTOLD;
+}
+
 /* Everything before the body, whose `length` may be one of RESPONSE_*. */
 static void reply_head(struct conn *c, const struct response *r, int64_t length)
 {
@@ -30,22 +36,24 @@ static void reply_head(struct conn *c, const struct response *r, int64_t length)
                              : !keep          ? "Connection: close\r\n\r\n"
                              : old            ? "Connection: keep-alive\r\n\r\n"
                                               : "\r\n";
+    const char *type = response_has_body(r->status) ? r->type : NULL;
     h->keep = keep && r->status != 426;
     reply_count(c->worker, r->status);
-    conn_send(c, lines, response_first_lines(r->status, r->type, length, lines));
+    conn_send(c, lines, response_first_lines(r->status, type, length, lines));
     if (r->fields_len > 0)
         conn_send(c, r->fields, r->fields_len);
     conn_send(c, connection, strlen(connection));
 }
 
-/* With the process at queue_limit, what the kernel does not take at once has no place: the answer has begun,
- * so nothing else can be said. */
-static void reply_hold_to_limit(struct conn *c)
+/* With the process at queue_limit, what the kernel does not take at once of an answer has no place, but for
+ * `allowed` bytes: the answer has begun, so nothing else can be said. */
+static void reply_hold_to_limit(struct conn *c, size_t allowed)
 {
-    if (!worker_over_limit(c->worker, METRIC_QUEUED_BYTES, c->worker->config->queue_limit, 0))
+    if (c->state == CONN_DEAD ||
+        !worker_over_limit(c->worker, METRIC_QUEUED_BYTES, c->worker->config->queue_limit, 0))
         return;
     conn_flush(c);
-    if (c->out.bytes == 0)
+    if (c->state == CONN_DEAD || c->out.bytes <= allowed)
         return;
     metrics_add(c->worker->metrics, METRIC_SLOW_CLOSED, 1);
     conn_close(c);
@@ -61,8 +69,8 @@ void reply_send(struct conn *c, const struct response *r)
                                             : RESPONSE_UNTOLD);
     if (!mute && r->body_len > 0)
         conn_send(c, r->body, r->body_len);
-    reply_hold_to_limit(c);
-    http1_done(c);
+    http1_done(c); /* before the flush, which may find the peer gone: that is to answer nothing more */
+    reply_hold_to_limit(c, 0);
 }
 
 static bool reply_wants_json(const struct http1 *h)
@@ -106,7 +114,8 @@ bool reply_stream(struct conn *c, const struct response *r)
     h->streaming = true;
     if (!h->chunks) /* HTTP/1.0 knows no chunks: the end of the connection is the end of the body */
         h->keep = false;
-    reply_head(c, r, h->chunks && response_has_body(r->status) ? RESPONSE_CHUNKED : RESPONSE_UNTOLD);
+    reply_head(c, r,
+               response_has_body(r->status) && h->chunks ? RESPONSE_CHUNKED : reply_no_length(r->status));
     return !h->mute;
 }
 
@@ -116,13 +125,12 @@ void reply_piece(struct conn *c, const void *data, size_t len)
     char size[24];
     if (h->mute || len == 0)
         return;
-    if (!h->chunks) {
-        conn_send(c, data, len);
-        return;
-    }
-    conn_send(c, size, (size_t)snprintf(size, sizeof size, "%zx\r\n", len));
+    if (h->chunks)
+        conn_send(c, size, (size_t)snprintf(size, sizeof size, "%zx\r\n", len));
     conn_send(c, data, len);
-    conn_send(c, "\r\n", 2);
+    if (h->chunks)
+        conn_send(c, "\r\n", 2);
+    reply_hold_to_limit(c, (size_t)c->worker->config->send_limit);
 }
 
 void reply_end(struct conn *c, bool whole)

@@ -4,53 +4,39 @@
 
 #include <lauxlib.h>
 
-#include "base/utf8.h"
+#include "bus/letter.h"
+#include "lua/bind_message.h"
 #include "lua/bind_misuse.h"
 #include "lua/bind_promise.h"
 #include "lua/bind_route.h"
 #include "lua/bind_task.h"
+#include "lua/bind_topic.h"
 #include "lua/bind_ws.h"
-#include "script/dispatch.h"
-
-/* The worker this runs on; raises while the script loads. */
-static struct worker *bind_app_worker(lua_State *L, const char *what)
-{
-    struct worker *w = vm_of(L)->home;
-    if (w == NULL || vm_of(L)->loading)
-        luaL_error(L, "%s: nothing is sent while the script loads; call it in a handler", what);
-    return w;
-}
+#include "script/vm.h"
 
 /* app.send(id, data [, {binary = true}]) */
 static int bind_app_send(lua_State *L)
 {
-    struct worker *w = bind_app_worker(L, "app.send");
+    struct worker *w = vm_serving(L, "app.send");
     lua_Integer id = luaL_checkinteger(L, 1);
-    size_t len;
-    const char *data = luaL_checklstring(L, 2, &len);
-    bool binary = false;
-    if (!lua_isnoneornil(L, 3)) {
-        luaL_checktype(L, 3, LUA_TTABLE);
-        lua_getfield(L, 3, "binary");
-        binary = lua_toboolean(L, -1);
-    }
-    if (!binary && !utf8_valid(data, len)) {
+    struct bind_message m = bind_message_check_with_options(L, 2, "app.send");
+    if (!bind_message_is_valid(&m)) {
         lua_pushnil(L);
         lua_pushliteral(L, "not UTF-8");
         return 2;
     }
-    return bind_ws_result(L, dispatch_send(w, (uint64_t)id, !binary, data, len));
+    return bind_ws_result(L, letter_send(w, (uint64_t)id, m.text, m.data, m.len));
 }
 
 /* app.close(id [, code [, reason]]) */
 static int bind_app_close(lua_State *L)
 {
-    struct worker *w = bind_app_worker(L, "app.close");
+    struct worker *w = vm_serving(L, "app.close");
     lua_Integer id = luaL_checkinteger(L, 1);
     const char *reason;
     size_t len;
     unsigned code = bind_ws_check_close(L, 2, "app.close", &reason, &len);
-    return bind_ws_result(L, dispatch_close(w, (uint64_t)id, code, reason, len));
+    return bind_ws_result(L, letter_close(w, (uint64_t)id, code, reason, len));
 }
 
 /* A misspelt name is an error where it is used, not a nil that fails later. */
@@ -64,10 +50,16 @@ static int bind_app_sealed(lua_State *L)
 void bind_app_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"send", bind_app_send},       {"close", bind_app_close},
-        {"promise", bind_promise_new}, {"sleep", bind_task_sleep},
-        {"spawn", bind_task_spawn},    {"after", bind_task_after},
-        {"every", bind_task_every},    {NULL, NULL},
+        {"send", bind_app_send},
+        {"close", bind_app_close},
+        {"promise", bind_promise_new},
+        {"sleep", bind_task_sleep},
+        {"spawn", bind_task_spawn},
+        {"after", bind_task_after},
+        {"every", bind_task_every},
+        {"publish", bind_topic_publish_to_all},
+        {"subscribers", bind_topic_subscribers},
+        {NULL, NULL},
     };
     const struct vm *vm = vm_of(L);
     lua_newtable(L); /* app itself stays empty, so that every write is seen */

@@ -92,6 +92,7 @@ int bind_misuse_raise_unknown(lua_State *L, const char *what, const char *kind, 
 /* __index of a guarded table. The upvalues are `what` and `kind`. */
 static int bind_misuse_unknown(lua_State *L)
 {
+    luaL_checktype(L, 1, LUA_TTABLE);
     const char *key = luaL_tolstring(L, 2, NULL);
     return bind_misuse_raise_unknown(L, lua_tostring(L, lua_upvalueindex(1)),
                                      lua_tostring(L, lua_upvalueindex(2)), key, 1, NULL);
@@ -106,5 +107,7 @@ void bind_misuse_guard(lua_State *L, const char *what, const char *kind)
     lua_pushstring(L, kind);
     lua_pushcclosure(L, bind_misuse_unknown, 2);
     lua_setfield(L, -2, "__index");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
     lua_setmetatable(L, -2);
 }

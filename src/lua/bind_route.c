@@ -202,6 +202,7 @@ static int bind_route_websocket(lua_State *L)
         }
     }
     session_limits_init(&route->limits, &scratch);
+    route->limits.owner = vm_of(L);
     return 0;
 }
 

@@ -10,8 +10,10 @@
 
 #include "base/utf8.h"
 #include "lua/bind_done.h"
+#include "lua/bind_message.h"
 #include "lua/bind_misuse.h"
 #include "lua/bind_req.h"
+#include "lua/bind_topic.h"
 #include "script/dispatch.h"
 #include "ws/closecode.h"
 #include "ws/session.h"
@@ -43,6 +45,11 @@ static uint64_t bind_ws_id(const struct bind_ws *box)
 static struct bind_ws *bind_ws_check(lua_State *L)
 {
     return bind_misuse_check_self(L, BIND_WS_TYPE, "a WebSocket", "ws:send(...)");
+}
+
+struct session *bind_ws_session(lua_State *L)
+{
+    return bind_ws_check(L)->session;
 }
 
 static int bind_ws_fail(lua_State *L, const char *why)
@@ -172,17 +179,17 @@ static int bind_ws_pong(lua_State *L)
 }
 
 /* Queues a message; the completion at index 3 hears of it, whatever becomes of it. */
-static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, bool text, const char *data, size_t len,
+static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, const struct bind_message *m,
                              const char *what)
 {
     struct session *s = box->session;
     struct session_done *done = bind_done_take(L, 3, what);
-    if (text && !utf8_valid(data, len)) {
+    if (!bind_message_is_valid(m)) {
         if (done != NULL)
             done->complete(done, "not UTF-8");
         return bind_ws_fail(L, "not UTF-8");
     }
-    enum session_sent sent = s != NULL ? session_send(s, text, data, len) : SESSION_NOT_OPEN;
+    enum session_sent sent = s != NULL ? session_send(s, m->text, m->data, m->len) : SESSION_NOT_OPEN;
     if (done != NULL && sent == SESSION_SENT)
         session_when_sent(s, done);
     else if (done != NULL)
@@ -190,58 +197,22 @@ static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, bool text,
     return bind_ws_result(L, sent);
 }
 
-/* A table with names is no list of bytes: most likely JSON was meant. */
-static void bind_ws_check_list(lua_State *L, lua_Unsigned n)
-{
-    lua_Unsigned keys = 0;
-    lua_pushnil(L);
-    for (; lua_next(L, 2) != 0; lua_pop(L, 1))
-        if (++keys > n)
-            luaL_error(L, "ws:send: a table is a list of byte values, and this one has other keys; for JSON "
-                          "send json.encode(table)");
-}
-
-/* Pushes the bytes whose values are in the table at index 2. */
-static const char *bind_ws_bytes(lua_State *L, size_t *len)
-{
-    lua_Unsigned n = lua_rawlen(L, 2);
-    luaL_Buffer b;
-    char *out = luaL_buffinitsize(L, &b, n);
-    for (lua_Unsigned i = 0; i < n; i++) {
-        int is_integer;
-        lua_rawgeti(L, 2, (lua_Integer)i + 1);
-        lua_Integer v = lua_tointegerx(L, -1, &is_integer);
-        if (lua_type(L, -1) != LUA_TNUMBER || !is_integer || v < 0 || v > 255)
-            luaL_error(
-                L,
-                "ws:send: a table is a list of byte values; element %d is %s, not an integer from 0 to 255",
-                (int)i + 1, luaL_tolstring(L, -1, NULL));
-        out[i] = (char)v;
-        lua_pop(L, 1);
-    }
-    luaL_pushresultsize(&b, n);
-    bind_ws_check_list(L, n);
-    return lua_tolstring(L, -1, len);
-}
-
 /* ws:send(data [, done]) */
 static int bind_ws_send(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
-    size_t len;
-    bool bytes = lua_type(L, 2) == LUA_TTABLE;
     lua_settop(L, 3);
-    const char *data = bytes ? bind_ws_bytes(L, &len) : luaL_checklstring(L, 2, &len);
-    return bind_ws_send_data(L, box, !bytes, data, len, "ws:send");
+    struct bind_message m = bind_message_check(L, 2, "ws:send");
+    return bind_ws_send_data(L, box, &m, "ws:send");
 }
 
 /* ws:send_binary(bytes [, done]) */
 static int bind_ws_send_binary(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
-    size_t len;
-    const char *bytes = luaL_checklstring(L, 2, &len);
-    return bind_ws_send_data(L, box, false, bytes, len, "ws:send_binary");
+    struct bind_message m = {.text = false};
+    m.data = luaL_checklstring(L, 2, &m.len);
+    return bind_ws_send_data(L, box, &m, "ws:send_binary");
 }
 
 unsigned bind_ws_check_close(lua_State *L, int index, const char *what, const char **reason, size_t *len)
@@ -342,7 +313,7 @@ static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
 
 static void bind_ws_push_buffered(lua_State *L, const struct bind_ws *box)
 {
-    lua_pushinteger(L, box->session != NULL ? (lua_Integer)box->session->conn->out.bytes : 0);
+    lua_pushinteger(L, box->session != NULL ? (lua_Integer)session_buffered(box->session) : 0);
 }
 
 static void bind_ws_push_params(lua_State *L, const struct bind_ws *box)
@@ -442,6 +413,9 @@ void bind_ws_open(lua_State *L)
         {"send", bind_ws_send},
         {"send_binary", bind_ws_send_binary},
         {"close", bind_ws_close},
+        {"subscribe", bind_topic_subscribe},
+        {"unsubscribe", bind_topic_unsubscribe},
+        {"publish", bind_topic_publish},
         {NULL, NULL},
     };
     luaL_newmetatable(L, BIND_WS_TYPE);

@@ -13,6 +13,9 @@
 
 void bind_ws_open(lua_State *L);
 
+/* The session of the WebSocket that is argument 1, which is checked; NULL when it is gone. */
+struct session *bind_ws_session(lua_State *L);
+
 /* Pushes true, or nil and "closed" or "queue full"; returns how many values. */
 int bind_ws_result(lua_State *L, enum session_sent sent);
 

@@ -15,6 +15,9 @@
 
 #define CONN_IOV 64
 
+/* Fewer bytes of a block are cheaper to copy than to share. */
+#define CONN_SHARE_MIN 1024
+
 /* The allowed moves of the diagram in conn.h. */
 static const bool conn_moves[4][4] = {
     [CONN_OPEN] = {[CONN_FLUSHING] = true, [CONN_DEAD] = true},
@@ -199,11 +202,10 @@ static void conn_mark_dirty(struct conn *c)
     c->worker->dirty = c;
 }
 
-int conn_send(struct conn *c, const void *data, size_t len)
+/* `len` bytes have been added to the queue, or, when `rc` is not 0, have found no memory. */
+static int conn_queued(struct conn *c, int rc, size_t len)
 {
-    if (c->state != CONN_OPEN)
-        return 0;
-    if (outq_append(&c->out, &c->worker->chunks, data, len) < 0) {
+    if (rc < 0) {
         conn_close(c);
         return -1;
     }
@@ -211,6 +213,22 @@ int conn_send(struct conn *c, const void *data, size_t len)
     if (!conn_is_blocked(c))
         conn_mark_dirty(c);
     return 0;
+}
+
+int conn_send(struct conn *c, const void *data, size_t len)
+{
+    if (c->state != CONN_OPEN)
+        return 0;
+    return conn_queued(c, outq_append(&c->out, &c->worker->chunks, data, len), len);
+}
+
+int conn_send_block(struct conn *c, struct block *b, size_t at, size_t len)
+{
+    if (c->state != CONN_OPEN)
+        return 0;
+    int rc = len >= CONN_SHARE_MIN ? outq_append_block(&c->out, &c->worker->chunks, b, at, len)
+                                   : outq_append(&c->out, &c->worker->chunks, b->data + at, len);
+    return conn_queued(c, rc, len);
 }
 
 /* The queue is empty and nothing more will be sent. */

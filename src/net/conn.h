@@ -99,6 +99,9 @@ struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, v
  * when memory ran out: the connection is then closed. */
 int conn_send(struct conn *c, const void *data, size_t len);
 
+/* The same for bytes of a block, which the queue shares when they are many. */
+int conn_send_block(struct conn *c, struct block *b, size_t at, size_t len);
+
 /* Writes what the kernel takes now. Closes on a socket error. */
 void conn_flush(struct conn *c);
 

@@ -11,6 +11,9 @@
 #include <llhttp.h>
 
 #include "base/clock.h"
+#include "bus/courier.h"
+#include "bus/delivery.h"
+#include "bus/topic.h"
 #include "http/gzip.h"
 #include "http/http1.h"
 #include "http/reply.h"
@@ -41,7 +44,6 @@ struct dispatch {
         int route;
         uint32_t allowed;
     } matched;
-    _Atomic size_t inbox; /* bytes of letters on their way to this worker */
 };
 
 static struct dispatch *dispatch_of(const struct worker *w)
@@ -114,6 +116,8 @@ static void dispatch_on_due(struct worker *w)
         else if (vm != d->current && vm->holds == 0)
             dispatch_retire(w, vm);
     }
+    courier_flush(w);
+    delivery_flush(w);
 }
 
 void dispatch_publish(struct worker *w, struct vm *vm)
@@ -159,19 +163,19 @@ static const struct task_owner dispatch_session_owner = {
 /* An entry for a session; one that fails costs the connection. */
 static void dispatch_run(struct session *s, lua_CFunction body, void *arg)
 {
-    struct log_context about = vm_about(s->owner, s->conn, s->owner_route);
-    dispatch_check(s, sched_run(s->owner, &(struct sched_entry){
-                                              .body = body,
-                                              .arg = arg,
-                                              .about = &about,
-                                              .kind = &dispatch_session_owner,
-                                              .owner = s,
-                                          }));
+    struct log_context about = vm_about(session_owner(s), s->conn, s->owner_route);
+    dispatch_check(s, sched_run(session_owner(s), &(struct sched_entry){
+                                                      .body = body,
+                                                      .arg = arg,
+                                                      .about = &about,
+                                                      .kind = &dispatch_session_owner,
+                                                      .owner = s,
+                                                  }));
 }
 
 static const struct vm_bindings *dispatch_bindings(const struct session *s)
 {
-    const struct vm *vm = s->owner;
+    const struct vm *vm = session_owner(s);
     return vm->bindings;
 }
 
@@ -183,7 +187,7 @@ static void dispatch_on_message(struct session *s, bool text, const char *data, 
 
 static void dispatch_on_control(struct session *s, bool ping, const char *data, size_t len)
 {
-    struct vm *vm = s->owner;
+    struct vm *vm = session_owner(s);
     struct dispatch_control control = {s, ping, data, len};
     if (vm->bindings->ws_wants_control(vm->L, s, ping))
         dispatch_run(s, vm->bindings->ws_control, &control);
@@ -199,17 +203,17 @@ static void dispatch_on_drain_told(struct session *s)
  * outlive the session. */
 static void dispatch_on_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
 {
-    struct vm *vm = s->owner;
+    struct vm *vm = session_owner(s);
     if (vm == NULL)
         return;
     struct dispatch_closed close = {s, code, reason, reason_len};
-    struct log_context about = vm_about(s->owner, s->conn, s->owner_route);
+    struct log_context about = vm_about(session_owner(s), s->conn, s->owner_route);
+    topic_unsubscribe_all(s);
     if (s->more != NULL)
         task_cancel_all(&s->more->tasks);
     if (s->owner_ref != LUA_NOREF)
         sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
     vm->bindings->ws_forget(vm->L, s);
-    s->owner = NULL;
     vm_release_connection(vm);
 }
 
@@ -217,6 +221,7 @@ static const struct session_handler dispatch_sessions = {
     .on_message = dispatch_on_message,
     .on_control = dispatch_on_control,
     .on_drain = dispatch_on_drain_told,
+    .catch_up = delivery_catch_up,
     .on_close = dispatch_on_close,
 };
 
@@ -231,7 +236,6 @@ void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route
     struct session *s = session_open(c, head, &how);
     if (s == NULL)
         return;
-    s->owner = vm;
     s->owner_ref = LUA_NOREF;
     s->owner_route = (uint16_t)route;
     vm_hold_connection(vm);
@@ -239,75 +243,6 @@ void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route
     dispatch_run(s, vm->bindings->ws_open, &open);
     if (c->worker->stopping)
         session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
-}
-
-/* ---- by connection id ---- */
-
-/* What one worker asks another to do with a WebSocket. */
-struct dispatch_letter {
-    struct mail mail;
-    uint64_t id;
-    unsigned close_code; /* 0: a message */
-    bool text;
-    size_t len;
-    char data[];
-};
-
-static enum session_sent dispatch_act(struct worker *w, const struct dispatch_letter *l, const char *data)
-{
-    struct session *s = session_find(w, l->id);
-    if (s == NULL || !session_is_open(s))
-        return SESSION_NOT_OPEN;
-    if (l->close_code == 0)
-        return session_send(s, l->text, data, l->len);
-    session_close(s, l->close_code, data, l->len);
-    return SESSION_SENT;
-}
-
-static void dispatch_on_letter(struct mail *mail, void *receiver)
-{
-    struct dispatch_letter *l = (struct dispatch_letter *)mail;
-    struct worker *w = receiver;
-    struct dispatch *d = dispatch_of(w);
-    if (d != NULL) { /* NULL: it has come after the end */
-        atomic_fetch_sub(&d->inbox, sizeof *l + l->len);
-        dispatch_act(w, l, l->data);
-    }
-    free(l);
-}
-
-static enum session_sent dispatch_letter_send(struct worker *w, const struct dispatch_letter *l,
-                                              const char *data)
-{
-    struct worker *to = w->count > 1 ? w->peers[l->id % w->count] : w;
-    if (to == w)
-        return dispatch_act(w, l, data);
-    struct dispatch *d = dispatch_of(to);
-    size_t size = sizeof *l + l->len, limit = (size_t)w->config->inbox_limit;
-    if (size > limit)
-        return SESSION_QUEUE_FULL;
-    bool fits = atomic_fetch_add(&d->inbox, size) <= limit - size;
-    struct dispatch_letter *copy = fits ? malloc(size) : NULL;
-    if (copy == NULL) {
-        atomic_fetch_sub(&d->inbox, size);
-        return SESSION_QUEUE_FULL;
-    }
-    *copy = *l;
-    memcpy(copy->data, data, l->len);
-    copy->mail.deliver = dispatch_on_letter;
-    worker_post(to, &copy->mail);
-    return SESSION_SENT;
-}
-
-enum session_sent dispatch_send(struct worker *w, uint64_t id, bool text, const char *data, size_t len)
-{
-    return dispatch_letter_send(w, &(struct dispatch_letter){.id = id, .text = text, .len = len}, data);
-}
-
-enum session_sent dispatch_close(struct worker *w, uint64_t id, unsigned code, const char *reason, size_t len)
-{
-    return dispatch_letter_send(w, &(struct dispatch_letter){.id = id, .close_code = code, .len = len},
-                                reason);
 }
 
 /* ---- requests ---- */
@@ -484,6 +419,7 @@ static void dispatch_on_exit(struct worker *w)
     dispatch_run_last_jobs(d);
     gzip_thread_fini();
     dispatch_retire_all(w);
+    courier_flush(w);
 }
 
 const struct worker_hooks dispatch_worker_hooks = {
@@ -501,7 +437,8 @@ struct budget *dispatch_budget(struct worker *w)
 int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper)
 {
     struct dispatch *d = calloc(1, sizeof *d);
-    if (d == NULL || session_worker_init(w, &dispatch_sessions) < 0) {
+    if (d == NULL || session_worker_init(w, &dispatch_sessions) < 0 || courier_init(w) < 0 ||
+        topic_worker_init(w) < 0) {
         free(d);
         return -1;
     }
@@ -522,6 +459,8 @@ void dispatch_worker_fini(struct worker *w)
         return;
     mailbox_flush(&w->mailbox); /* a publication that came too late */
     dispatch_retire_all(w);
+    topic_worker_fini(w);
+    courier_fini(w);
     session_worker_fini(w);
     free(d);
     w->layer[WORKER_SCRIPT] = NULL;

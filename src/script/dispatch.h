@@ -60,13 +60,6 @@ int dispatch_match(const struct router *r, const struct head *head, struct route
 void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
                      int *request);
 
-/* A message or a Close for the WebSocket with connection id `id`, whichever worker holds it. On the thread of
- * `w`. For another worker's connection SENT means that the letter is on its way; what waits for one worker is
- * limited by inbox_limit. */
-enum session_sent dispatch_send(struct worker *w, uint64_t id, bool text, const char *data, size_t len);
-enum session_sent dispatch_close(struct worker *w, uint64_t id, unsigned code, const char *reason,
-                                 size_t len);
-
 /* For the watchdog (main thread). */
 struct budget *dispatch_budget(struct worker *w);
 

@@ -21,6 +21,14 @@ struct vm *vm_of(lua_State *L)
     return (struct vm *)(*(uintptr_t *)lua_getextraspace(L) & ~VM_MARKS);
 }
 
+struct worker *vm_serving(lua_State *L, const char *what)
+{
+    const struct vm *vm = vm_of(L);
+    if (vm->home == NULL || vm->loading)
+        luaL_error(L, "%s cannot be called while the script loads; call it in a handler", what);
+    return vm->home;
+}
+
 void vm_set_mark(lua_State *L, enum vm_mark mark)
 {
     *(uintptr_t *)lua_getextraspace(L) |= mark;

@@ -100,6 +100,9 @@ void vm_destroy(struct vm *vm);
 /* The VM of any of its Lua threads. Never raises. */
 struct vm *vm_of(lua_State *L);
 
+/* The worker that the VM of this code serves; raises while the script loads. `what` is "app.send". */
+struct worker *vm_serving(lua_State *L, const char *what);
+
 /* Marks of one Lua thread. Never raise. */
 enum vm_mark {
     VM_MARK_SCHED = 1, /* the scheduler resumes it; scripts may not */

@@ -208,3 +208,15 @@ void framer_pool_fini(struct framer_pool *pool)
     wslay_frame_context_free(pool->writer);
     pool->writer = NULL;
 }
+
+size_t framer_whole_size(const uint8_t *frame)
+{
+    uint8_t len = frame[1] & 127;
+    uint64_t wide = 0;
+    if (len < 126)
+        return len + 2u;
+    unsigned bytes = len == 126 ? 2 : 8;
+    for (unsigned i = 0; i < bytes; i++)
+        wide = wide << 8 | frame[2 + i];
+    return (size_t)wide + 2 + bytes;
+}

@@ -63,6 +63,17 @@ unsigned framer_read(struct framer_pool *pool, struct framer **rx, uint8_t *data
 /* Gives up a frame that will not be read further. */
 void framer_abandon(struct framer_pool *pool, struct framer **rx);
 
+#define FRAMER_HEADER_MAX 10 /* bytes, of an unmasked frame */
+
+/* Bytes that framer_write makes of `len` bytes (RFC 6455, 5.2). */
+static inline size_t framer_size(size_t len)
+{
+    return len + (len < 126 ? 2 : len < 65536 ? 4 : FRAMER_HEADER_MAX);
+}
+
+/* Length of the whole unmasked frame that begins at `frame`. */
+size_t framer_whole_size(const uint8_t *frame);
+
 /* Writes one unmasked frame with FIN into `sink`, which copies the bytes and returns 0, or non-zero to give
  * up. 0 or -1. */
 int framer_write(struct framer_pool *pool, uint8_t opcode, const void *data, size_t len,

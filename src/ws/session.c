@@ -54,6 +54,13 @@ struct session *session_find(struct worker *w, uint64_t id)
 
 /* ---- ending ---- */
 
+/* What was published to it before goes first. */
+static void session_catch_up(struct session *s)
+{
+    if (s->subscriber != NULL)
+        session_layer(s)->handler->catch_up(s);
+}
+
 /* Every way out comes here once: nothing is read or sent any more, on_close is due. */
 static void session_end(struct session *s, unsigned code)
 {
@@ -86,6 +93,9 @@ void session_close(struct session *s, unsigned code, const char *reason, size_t 
 {
     if (s->state != SESSION_OPEN)
         return;
+    session_catch_up(s);
+    if (s->state != SESSION_OPEN) /* it was too much for the peer */
+        return;
     session_write_close(s, code, reason, reason_len);
     s->state = SESSION_CLOSING;
     inbound_forget_waiting(s);
@@ -94,6 +104,8 @@ void session_close(struct session *s, unsigned code, const char *reason, size_t 
 
 void session_fail(struct session *s, unsigned code, const char *reason)
 {
+    if (s->state == SESSION_OPEN)
+        session_catch_up(s);
     if (s->state == SESSION_ENDED)
         return;
     if (s->state == SESSION_OPEN)
@@ -127,31 +139,71 @@ static enum session_sent session_write_through(struct session *s)
     return SESSION_QUEUE_FULL;
 }
 
-enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
+/* Whether the queue has room for `count` messages of `len` bytes together, once the kernel has taken what it
+ * takes. An empty one always has for one message. `tight` tells that the process is at queue_limit. */
+static enum session_sent session_make_room(struct session *s, size_t len, size_t count, bool *tight)
 {
     struct conn *c = s->conn;
     uint64_t limit = s->limits->send_limit;
     if (!session_is_open(s))
         return SESSION_NOT_OPEN;
-    bool tight = worker_over_limit(c->worker, METRIC_QUEUED_BYTES, c->worker->config->queue_limit, len);
-    if (c->out.bytes > 0 && (tight || c->out.bytes + len > limit)) {
+    *tight = worker_over_limit(c->worker, METRIC_QUEUED_BYTES, c->worker->config->queue_limit, len);
+    if (!*tight && c->out.bytes + len <= limit)
+        return SESSION_SENT;
+    if (c->out.bytes > 0)
         conn_flush(c); /* the limit counts what the kernel refused */
-        if (c->state != CONN_OPEN)
-            return SESSION_NOT_OPEN;
-        if (c->out.bytes > 0 && (tight || c->out.bytes + len > limit))
-            return session_slow(s);
-    }
-    session_write(s, text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, data, len);
     if (c->state != CONN_OPEN)
         return SESSION_NOT_OPEN;
-    metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, 1);
-    if (c->out.bytes > limit / 2)
+    bool fits = c->out.bytes == 0 ? count == 1 : !*tight && c->out.bytes + len <= limit;
+    return fits ? SESSION_SENT : SESSION_QUEUE_FULL;
+}
+
+/* Messages have been queued. */
+static enum session_sent session_queued(struct session *s, size_t count, bool tight)
+{
+    struct conn *c = s->conn;
+    if (c->state != CONN_OPEN)
+        return SESSION_NOT_OPEN;
+    metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, count);
+    if (c->out.bytes > s->limits->send_limit / 2)
         s->drain_due = c->tell_drained = true;
     return tight ? session_write_through(s) : SESSION_SENT;
 }
 
+enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
+{
+    bool tight;
+    session_catch_up(s);
+    enum session_sent room = session_make_room(s, len, 1, &tight);
+    if (room == SESSION_QUEUE_FULL)
+        return session_slow(s);
+    if (room != SESSION_SENT)
+        return room;
+    session_write(s, text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, data, len);
+    return session_queued(s, 1, tight);
+}
+
+enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len, size_t count)
+{
+    bool tight;
+    enum session_sent room = session_make_room(s, len, count, &tight);
+    if (room == SESSION_QUEUE_FULL && count == 1)
+        return session_slow(s);
+    if (room != SESSION_SENT)
+        return room;
+    conn_send_block(s->conn, b, at, len);
+    return session_queued(s, count, tight);
+}
+
+size_t session_buffered(struct session *s)
+{
+    session_catch_up(s);
+    return s->conn->out.bytes;
+}
+
 void session_when_sent(struct session *s, struct session_done *d)
 {
+    session_catch_up(s);
     size_t ahead = s->conn->out.bytes;
     struct session_more *more = ahead > 0 ? session_need_more(s) : NULL;
     if (more == NULL) {
@@ -438,8 +490,10 @@ struct session *session_open(struct conn *c, struct head *head, const struct ses
     metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
     int sent = conn_send(c, answer.data, answer.len);
     buf_fini(&answer);
-    if (sent < 0)
-        return NULL; /* freed at the end of the iteration */
+    if (sent < 0) {
+        s->limits = &session_layer(s)->defaults; /* freed at the end of the iteration, as nobody's */
+        return NULL;
+    }
     session_schedule(s);
     return s;
 }

@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/block.h"
 #include "base/list.h"
 #include "http/head.h"
 #include "net/conn.h"
@@ -28,6 +29,7 @@
 #include "ws/sessions.h"
 
 struct session;
+struct subscriber;
 
 /* What the layer above does with a WebSocket. */
 struct session_handler {
@@ -37,6 +39,9 @@ struct session_handler {
     void (*on_control)(struct session *s, bool ping, const char *data, size_t len);
     /* The send queue has emptied after it was over half of send_limit. */
     void (*on_drain)(struct session *s);
+    /* Something is about to be sent: what was published to it before goes first. Only for a session that has
+     * a subscriber; sends by session_send_block. */
+    void (*catch_up)(struct session *s);
     /* It is over. The session is freed some time after the call: drop every pointer to it. */
     void (*on_close)(struct session *s, unsigned code, const char *reason, size_t reason_len);
 };
@@ -49,6 +54,7 @@ struct session_limits {
     double idle_timeout, ping_interval, close_timeout;       /* seconds; the first two: 0 is off */
     double messages_per_second;                              /* 0 is off */
     bool drop;                                               /* on_slow */
+    void *owner;                                             /* whose route it is; the handler's; or NULL */
 };
 void session_limits_init(struct session_limits *l, const struct config *config);
 
@@ -77,10 +83,10 @@ struct session {
     struct framer *rx;                   /* while inside a frame */
     struct session_more *more;           /* while it is needed */
     const struct session_limits *limits; /* borrowed until on_close */
-    void *owner;                         /* this, owner_ref and owner_route are the handler's */
-    int owner_ref;
-    uint32_t ping_ms;               /* between pings; 0 is off */
-    uint32_t last_heard, last_ping; /* ticks of the worker's wheel */
+    struct subscriber *subscriber;       /* of topics; NULL: of none */
+    int owner_ref;                       /* this and owner_route are the handler's */
+    uint32_t ping_ms;                    /* between pings; 0 is off */
+    uint32_t last_heard, last_ping;      /* ticks of the worker's wheel */
     uint16_t owner_route;
     uint16_t close_code;
     uint8_t protocol; /* 1 + the place of the subprotocol among the client's offers; 0 is none */
@@ -119,6 +125,12 @@ enum session_sent {
     SESSION_QUEUE_FULL /* the peer is too slow: on_slow says whether the connection lives */
 };
 
+/* Whose it is; NULL after on_close. */
+static inline void *session_owner(const struct session *s)
+{
+    return s->limits->owner;
+}
+
 /* Whether messages can still be sent. */
 static inline bool session_is_open(const struct session *s)
 {
@@ -127,6 +139,13 @@ static inline bool session_is_open(const struct session *s)
 
 /* Queues a message. Text must be UTF-8, which the caller has checked. */
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len);
+
+/* Queues `count` messages that are framed already: bytes of a block, which are shared. When they are several
+ * and do not all fit, nothing happens and it returns SESSION_QUEUE_FULL: they may be sent one by one. */
+enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len, size_t count);
+
+/* Bytes that wait to be sent, of what was published to it too. */
+size_t session_buffered(struct session *s);
 
 /* Tells `d`, of which nothing but `complete` needs to be set, once everything queued so far has gone. */
 void session_when_sent(struct session *s, struct session_done *d);

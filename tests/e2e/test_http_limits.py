@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What HTTP clients together may take: answers that wait for them, and input that waits for the server."""
 import socket
+import struct
+
+import pytest
 
 from conftest import PATIENCE, Raw
 
@@ -47,9 +50,8 @@ def test_answers_that_wait_for_slow_clients_stay_within_queue_limit(serve):
     server = serve(SITE, queue_limit=20 * MIB)
     clients = [slow(server, "/big") for _ in range(8)]
     server.wait_metric('tidewire_http_responses_total{class="2xx"}', len(clients))
-    metrics = server.metrics()
-    assert metrics[QUEUED] <= 20 * MIB
-    assert 0 < metrics[CUT] < len(clients)
+    server.wait_metric(CUT, lambda cut: 0 < cut < len(clients))
+    server.wait_metric(QUEUED, lambda queued: queued <= 20 * MIB)
     assert ask(server, "/small").body == "small"
     for client in clients:
         client.close()
@@ -61,9 +63,8 @@ def test_streams_wait_for_slow_clients_at_queue_limit_and_are_not_cut(serve):
     server = serve(SITE, queue_limit=MIB, send_limit="64m")
     clients = [slow(server, "/flood") for _ in range(8)]
     server.wait_metric("tidewire_tasks", len(clients))
-    metrics = server.metrics()
-    assert metrics[QUEUED] <= MIB + len(clients) * (PIECE + 100)
-    assert metrics[CUT] == 0
+    assert server.metrics()[QUEUED] <= MIB + len(clients) * (PIECE + 100)
+    assert server.metrics()[CUT] == 0
     total = 0
     for sock in clients:
         with Raw(sock) as client:
@@ -114,5 +115,68 @@ def test_heads_that_are_not_whole_have_their_share_and_give_it_back(serve):
     assert metrics[KEPT] <= 2 * MIB
     for client in heads:
         client.close()
+    server.wait_metric("tidewire_connections", 0)
+    assert server.metrics()[KEPT] == 0
+
+
+def reset(client):
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+BIG_PIECE = f"""
+app.get("piece", function() return 200, function(write) write(("x"):rep({16 * MIB})) write("more") end end)
+app.get("small", function() return "small" end)
+app.post("echo", function(req) return req.body end)
+"""
+
+
+@pytest.mark.parametrize("begun", [b"GET /sm", b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"])
+def test_a_request_that_breaks_off_while_all_queues_are_full_ends_alone(serve, begun):
+    server = serve(BIG_PIECE, queue_limit=MIB, send_limit="64m")
+    full = slow(server, "/piece")
+    server.wait_metric(QUEUED, lambda queued: queued > MIB)
+    client = server.raw()
+    server.send_apart(client, begun)
+    reset(client)
+    server.wait_metric("tidewire_connections", 1)
+    assert ask(server, "/small").body == "small"
+    full.close()
+
+
+def test_beyond_queue_limit_a_stream_keeps_no_more_than_send_limit_waiting(serve):
+    server = serve(BIG_PIECE, queue_limit=MIB)
+    clients = [slow(server, "/piece") for _ in range(4)]
+    server.wait_metric(CUT, len(clients))
+    assert server.metrics()[QUEUED] == 0
+    for client in clients:
+        client.close()
+
+
+def test_answers_that_came_after_a_wait_stop_the_reading_too(serve):
+    server = serve(f"""app.get("x", function() app.sleep(0) return ("x"):rep({MIB}) end)""")
+    sock = slow(server, "/x")
+    sock.sendall(get("/x") * 99)
+    server.wait_metric("tidewire_tasks", 0)
+    seen = server.wait_metric('tidewire_http_responses_total{class="2xx"}', lambda n: n > 0)
+    assert ask(server, "/none").status == 404
+    assert server.metrics()['tidewire_http_responses_total{class="2xx"}'] - seen < 50
+    assert server.metrics()[QUEUED] < 4 * MIB
+    sock.close()
+
+
+def test_what_comes_behind_waiting_requests_stays_within_reassembly_limit(serve):
+    server = serve(SITE, reassembly_limit=MIB)
+    clients = []
+    for _ in range(40):
+        clients.append(server.raw())
+        try:
+            clients[-1].send(get("/wait") + b"x" * 200_000)
+        except OSError:
+            pass  # it was closed meanwhile
+    server.wait_metric(REFUSED, lambda refused: refused > 0)
+    assert server.metrics()[KEPT] < MIB + len(clients) * 40_000
+    for client in clients:
+        reset(client)
     server.wait_metric("tidewire_connections", 0)
     assert server.metrics()[KEPT] == 0

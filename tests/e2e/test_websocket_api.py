@@ -676,7 +676,7 @@ def test_text_that_is_not_utf8_is_refused_and_binary_is_not(serve, same):
 
 
 BAD_CALLS = ["app.send()", "app.send(1)", "app.send('x', 'y')", "app.send(1.5, 'y')", "app.send(nil, 'y')",
-             "app.send(ws, 'y')", "app.send(1, {})", "app.send(1, nil)", "app.send(1, true)", "app.send(1, 'x', true)",
+             "app.send(ws, 'y')", "app.send(1, {'x'})", "app.send(1, 'x', {bianry = true})", "app.send(1, nil)", "app.send(1, true)", "app.send(1, 'x', true)",
              "app.send(1, 'x', 'binary')", "app:send(1, 'x')", "app.close()", "app.close('x')", "app.close(ws)",
              "app:close(1)", "app.close(1, 'x')", "app.close(1, 1000, {})", "app.close(1, 1000, ('x'):rep(124))"]
 BAD_CODES = [0, 1, 999, 1004, 1005, 1006, 1010, 1014, 1015, 2000, 2999, 5000, 65536, -1]
@@ -766,7 +766,7 @@ def test_while_a_script_loads_they_raise(tmp_path, where, call):
     script.write_text(text.format(call, "'x'" if call == "send" else "1000"))
     done = run("check", script)
     assert done.returncode == 1
-    assert f"main.lua:{line}: app.{call}: nothing is sent while the script loads" in done.stderr, done.stderr
+    assert f"main.lua:{line}: app.{call} cannot be called while the script loads" in done.stderr, done.stderr
 
 
 def test_new_code_reaches_connections_of_the_old_and_the_other_way_round(serve):

@@ -69,6 +69,9 @@ static void others_are_not(void **state)
     nearest_init(&n, "get");
     nearest_try(&n, longest);
     assert_null(n.name);
+    nearest_init(&n, longest);
+    nearest_try(&n, longest);
+    assert_null(n.name);
 }
 
 int main(void)
