@@ -160,10 +160,11 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(REPLAY) $(LIBOBJ) $(BUILD)/flags
 
 # Built as the server is, so that they can be compared with it.
 .PHONY: bench-tools
-bench-tools: $(BUILD)/bench/load $(BUILD)/bench/floor ## build the load generator and the floor of tests/bench
+bench-tools: $(BUILD)/bench/load $(BUILD)/bench/fan $(BUILD)/bench/floor ## build the load generators and the floor of tests/bench
+$(BUILD)/bench/load $(BUILD)/bench/fan: tests/bench/client.c tests/bench/client.h
 $(BUILD)/bench/%: tests/bench/%.c src/base/list.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  bench   $*"
-	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(EXTRA) $(CPP) -o $@ $< $(LINK_$(V)) -lev
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(EXTRA) $(CPP) -o $@ $(filter %.c,$^) $(LINK_$(V)) -lev
 
 -include $(OBJ:.o=.d) $(wildcard $(BUILD)/unit/*.d $(BUILD)/fuzz/*.d)

@@ -2,6 +2,7 @@
 """Starts the servers that Tidewire is compared with, and reads what they cost."""
 import contextlib
 import os
+import platform
 import socket
 import subprocess
 import time
@@ -69,17 +70,65 @@ def nginx(folder, routes, prefix=()):
 
 
 @contextlib.contextmanager
-def tidewire(binary, script, prefix=(), options=()):
-    """(pid, port)"""
-    port = free_port()
-    process = subprocess.Popen([*prefix, str(binary), "run", str(script), "--listen", f"127.0.0.1:{port}", *options],
-                               stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def serve(name, command, port, env=None):
+    """Runs a server that is one process: (pid, port)"""
+    process = subprocess.Popen(list(map(str, command)), env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(process, port, "tidewire")
+        wait_for(process, port, name)
         yield process.pid, port
     finally:
         process.terminate()
         process.wait()
+
+
+def tidewire(binary, script, prefix=(), options=()):
+    """(pid, port)"""
+    port = free_port()
+    return serve("tidewire", [*prefix, binary, "run", script, "--listen", f"127.0.0.1:{port}", "--control",
+                              f"@tidewire-bench-{port}", *options], port,
+                 env={name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_")})
+
+
+def find_bun(folder):
+    """(path of Bun's binary, None), which npm installs into `folder` when it is not there; or (None, why not)."""
+    binary = Path(folder) / "node_modules" / ".bin" / "bun"
+    try:
+        if not binary.exists():
+            subprocess.run(["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix",
+                            folder, "bun"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+        subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
+        return binary, None
+    except FileNotFoundError as error:
+        return None, f"{error.filename} is not here"
+    except subprocess.CalledProcessError as error:
+        return None, (error.stderr.strip() or f"{error.cmd[0]} failed").splitlines()[0]
+
+
+def bun(binary, script, prefix=()):
+    """(pid, port)"""
+    port = free_port()
+    return serve("bun", [*prefix, binary, script, port], port)
+
+
+def node(script, prefix=()):
+    """With the modules that Debian ships: (pid, port)"""
+    port = free_port()
+    env = os.environ | {"NODE_PATH": "/usr/share/nodejs"}
+    return serve("node", [*prefix, "node", script, port], port, env)
+
+
+def machine():
+    """Processors and kernel, in a line."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")),
+                 platform.machine())
+    return f"{os.cpu_count()} x {model}, {platform.system()} {platform.release()}"
+
+
+def busy_seconds():
+    """What all processors have worked so far, for whichever process."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:8])
+    return (user + nice + system + irq + softirq) / TICKS
 
 
 def cpu_seconds(pid):

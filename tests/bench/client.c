@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ * What the load generators share; see client.h. */
+#include "client.h"
+
+#include <err.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CONNECT_S 10 /* for each step of a handshake */
+
+/* The example of RFC 6455, 1.3: with another key each time the server would do the same work. */
+#define KEY    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+#define ACCEPT "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+
+void *client_allocate(size_t count, size_t size)
+{
+    void *block = calloc(count, size);
+    if (block == NULL)
+        errx(CLIENT_FAILED, "out of memory");
+    return block;
+}
+
+uint64_t client_clock_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+bool client_parse_url(struct client_target *target, const char *url)
+{
+    return sscanf(url, "%255[^:/]:%7[0-9]%1023s", target->host, target->port, target->path) == 3;
+}
+
+void client_resolve(struct client_target *target)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    int rc = getaddrinfo(target->host, target->port, &hints, &target->address);
+    if (rc != 0)
+        errx(CLIENT_FAILED, "%s: %s", target->host, gai_strerror(rc));
+}
+
+int client_connect(const struct client_target *target)
+{
+    const struct addrinfo *address = target->address;
+    int on = 1, fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct timeval limit = {.tv_sec = CONNECT_S};
+    if (fd < 0 || setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ||
+        connect(fd, address->ai_addr, address->ai_addrlen) < 0)
+        err(CLIENT_FAILED, "cannot connect to %s:%s", target->host, target->port);
+    if (dprintf(fd,
+                "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Version: 13\r\n" KEY "\r\n",
+                target->path, target->host, target->port) < 0)
+        err(CLIENT_FAILED, "cannot send the handshake");
+    char text[8192];
+    size_t len = 0; /* byte by byte, so that frames which follow at once stay in the socket */
+    while (len < 4 || memcmp(text + len - 4, "\r\n\r\n", 4) != 0)
+        if (len == sizeof text - 1 || recv(fd, text + len++, 1, 0) != 1)
+            errx(CLIENT_FAILED, "no answer to the handshake");
+    text[len] = '\0';
+    if (strncmp(text, "HTTP/1.1 101 ", 13) != 0 || strcasestr(text, ACCEPT) == NULL)
+        errx(CLIENT_FAILED, "the handshake failed: %.*s", (int)strcspn(text, "\r\n"), text);
+    return fd;
+}
+
+size_t client_frame_head(uint8_t *head, unsigned opcode, size_t size, bool masked)
+{
+    size_t at = 2, width = size < 126 ? 0 : size < 65536 ? 2 : 8;
+    size_t length = width == 0 ? size : width == 2 ? 126 : 127;
+    head[0] = (uint8_t)(FINAL | opcode);
+    head[1] = (uint8_t)((masked ? MASKED : 0) | length);
+    for (size_t i = width; i > 0; i--)
+        head[at++] = (uint8_t)(size >> (8 * (i - 1)));
+    return at;
+}
+
+struct client_reading client_take_reading(unsigned pid)
+{
+    struct client_reading r = {.at = (double)client_clock_ns(CLOCK_MONOTONIC) / 1e3,
+                               .own = (double)client_clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1e3};
+    if (pid == 0)
+        return r;
+    char text[1024];
+    snprintf(text, sizeof text, "/proc/%u/stat", pid);
+    FILE *file = fopen(text, "r");
+    if (file == NULL)
+        err(CLIENT_FAILED, "%s", text);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    const char *name_end = strrchr(text, ')'); /* the name may hold anything */
+    if (name_end == NULL ||
+        sscanf(name_end + 1, "%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%lf%lf", &r.user, &r.system) != 2)
+        errx(CLIENT_FAILED, "process %u has gone", pid);
+    r.user *= 1e6 / (double)sysconf(_SC_CLK_TCK);
+    r.system *= 1e6 / (double)sysconf(_SC_CLK_TCK);
+    return r;
+}
+
+double client_parse_number(const char *name, const char *text, double min, double max)
+{
+    char *end;
+    double n = strtod(text, &end);
+    if (end == text || *end != '\0' || !(n >= min && n <= max))
+        errx(CLIENT_USAGE, "--%s %s: expected a number from %g to %g", name, text, min, max);
+    return n;
+}
+
+void client_print_number(bool json, const char *name, double value)
+{
+    printf(json ? ", \"%s\": %.3f" : "%-30s%14.3f\n", name, value);
+}

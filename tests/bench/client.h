@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT
+ * What the load generators share: connecting to a WebSocket server, reading CPU times, numbers in and out.
+ * Any thread may call it, as it keeps no state; what goes wrong ends the process with a sentence. */
+#ifndef TIDEWIRE_BENCH_CLIENT_H
+#define TIDEWIRE_BENCH_CLIENT_H
+
+#include <netdb.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+enum { CLIENT_FAILED = 1, CLIENT_USAGE = 2 };
+enum { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
+enum { FINAL = 0x80, RESERVED = 0x70, OPCODE = 0x0f, MASKED = 0x80, LENGTH = 0x7f };
+
+#define CLIENT_HEAD_MAX 14 /* of a frame: two bytes, eight of length, four of mask */
+
+struct client_target {
+    char host[256], port[8], path[1024];
+    struct addrinfo *address;
+};
+
+/* A moment, and the CPU time used until then by this process and by the server, in microseconds. */
+struct client_reading {
+    double at, own, user, system;
+};
+
+/* Zeroed memory; the caller frees it. */
+void *client_allocate(size_t count, size_t size);
+
+uint64_t client_clock_ns(clockid_t clock);
+
+/* Splits HOST:PORT/PATH; false when it is something else. */
+bool client_parse_url(struct client_target *target, const char *url);
+
+/* Looks the host up; the caller frees target->address with freeaddrinfo. */
+void client_resolve(struct client_target *target);
+
+/* Connects and upgrades, waiting for each step. Returns the socket, which the caller closes; nothing behind
+ * the handshake has been read from it. */
+int client_connect(const struct client_target *target);
+
+/* Writes the head of a whole frame, with FINAL and the mask bit but without the four bytes of a mask that
+ * follow a masked one. Returns its length. */
+size_t client_frame_head(uint8_t *head, unsigned opcode, size_t size, bool masked);
+
+/* `pid` 0 stands for no server. */
+struct client_reading client_take_reading(unsigned pid);
+
+/* The value of the option --name; ends the process unless it is a number from min to max. */
+double client_parse_number(const char *name, const char *text, double min, double max);
+
+/* Prints a line, or with `json` a member after the first of an object. */
+void client_print_number(bool json, const char *name, double value);
+
+#endif
