@@ -19,6 +19,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "bus/shared.h"
 #include "bus/topics.h"
 #include "lua/bind.h"
 #include "net/listener.h"
@@ -47,6 +48,7 @@ struct server {
     struct metrics metrics;
     struct reload *reload;
     struct reaper *reaper;
+    struct shared *shared;
     struct control *control;
     struct watchdog watchdog;
     struct listener_set sets[CONFIG_LIST_MAX];
@@ -237,7 +239,8 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     const struct config *config = &s->cli.config;
     s->workers = calloc(s->nworkers, sizeof s->workers[0]);
     s->finished = calloc(s->nworkers, sizeof s->finished[0]);
-    if (s->workers == NULL || s->finished == NULL)
+    s->shared = shared_create((uint64_t)config->shared_size);
+    if (s->workers == NULL || s->finished == NULL || s->shared == NULL)
         return err_set(e, "out of memory");
     for (size_t i = 0; i < config->listen.n; i++)
         if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
@@ -254,6 +257,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         w->count = (unsigned)s->nworkers;
         w->peers = s->workers;
         w->trusted_proxies = &s->cli.trusted_proxies;
+        w->layer[WORKER_SHARED] = s->shared;
         if (dispatch_worker_init(w, gen->vms[i], s->reaper) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;
@@ -466,6 +470,7 @@ static void finish(struct server *s)
         watchdog_stop(&s->watchdog, s->loop);
     if (s->reaper != NULL)
         reaper_destroy(s->reaper);
+    shared_destroy(s->shared);
     if (s->loop != NULL) {
         mailbox_fini(&s->mailbox);
         ev_loop_destroy(s->loop);

@@ -142,6 +142,7 @@ function group.group(path, ...) end
 ---@field worker integer the number of the worker this code runs in, from 1
 ---@field workers integer how many workers there are; each has its own Lua state
 ---@field generation integer the version of the code, from 1; a reload that is taken adds one
+---@field shared tidewire.shared one dictionary for all workers
 app = {}
 
 ---Suspends the handler that calls it; other connections are served meanwhile. Raises where nothing can wait.
@@ -188,6 +189,58 @@ function app.send(id, data, options) end
 ---@return true? closing nil when it is not
 ---@return nil|"closed"|"queue full" why
 function app.close(id, code, reason) end
+
+---What app.shared can keep: a copy is made, without metatables; anything else in it raises.
+---@alias tidewire.plain string|number|boolean|table
+
+---One dictionary for all workers, which reloads leave alone. Each call is one step for all others; not while the script loads.
+---
+---    local here = app.shared.incr("requests:" .. req.remote_address, 1, 0, 60) -- so many in this minute
+---@class tidewire.shared
+local shared = {}
+app.shared = shared
+
+---A copy of the value; nil when there is none, or its time is over.
+---@param key string|number up to 255 bytes; numbers count as their text
+---@return tidewire.plain? value
+function shared.get(key) end
+
+---Keeps a copy of the value, in place of the one there was. nil deletes the key.
+---@param key string|number up to 255 bytes
+---@param value tidewire.plain?
+---@param ttl number? seconds after which it is gone, at least 0.001; default: never
+---@return true? kept nil when it was not
+---@return nil|"too large"|"out of memory" why
+function shared.set(key, value, ttl) end
+
+---Keeps a copy of the value unless the key has one.
+---@param key string|number up to 255 bytes
+---@param value tidewire.plain
+---@param ttl number? seconds after which it is gone, at least 0.001; default: never
+---@return boolean? kept false when the key has a value; nil when this one cannot be kept
+---@return nil|"too large"|"out of memory" why
+function shared.add(key, value, ttl) end
+
+---Adds to a number. Integers wrap around as usual; with a float the sum is a float.
+---@param key string|number up to 255 bytes
+---@param delta number? default 1
+---@param initial number? what it begins with when the key has no value; default 0
+---@param ttl number? seconds after which it is gone, counted from when it begins; default: never
+---@return number? sum nil when the value is no number
+---@return nil|"not a number"|"out of memory" why
+function shared.incr(key, delta, initial, ttl) end
+
+---Deletes a key.
+---@param key string|number up to 255 bytes
+---@return boolean was_there
+function shared.delete(key) end
+
+---Lists keys, in no particular order. It looks at every key there is.
+---@param prefix string? only those that begin so
+---@param limit integer? up to so many; default 1000
+---@return string[] keys
+---@return boolean more whether there are others
+function shared.keys(prefix, limit) end
 
 ---A timer of app.after or app.every.
 ---@class tidewire.timer

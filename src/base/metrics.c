@@ -39,6 +39,9 @@ int metrics_render(struct buf *out)
         if (i == 0 || strcmp(d->name, metrics_defs[i - 1].name) != 0)
             rc |= buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", d->name, d->help, d->name, d->type);
         unsigned long long v = metrics_sum((enum metric)i);
+        /* What one thread adds another may take away, and the sum is not of one moment. */
+        if (strcmp(d->type, "gauge") == 0 && v > INT64_MAX)
+            v = 0;
         if (d->labels[0] != '\0')
             rc |= buf_printf(out, "%s{%s} %llu\n", d->name, d->labels, v);
         else

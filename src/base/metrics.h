@@ -60,6 +60,10 @@
     X(TASKS_CANCELLED, "tidewire_tasks_cancelled_total", "", "counter",                                      \
       "Suspended handlers and functions that were cancelled.")                                               \
     X(TIMERS, "tidewire_timers", "", "gauge", "Lua timers that are set.")                                    \
+    X(SHARED_BYTES, "tidewire_shared_bytes", "", "gauge", "Memory of app.shared.")                           \
+    X(SHARED_KEYS, "tidewire_shared_keys", "", "gauge", "Keys in app.shared.")                               \
+    X(SHARED_EVICTIONS, "tidewire_shared_evictions_total", "", "counter",                                    \
+      "Keys that app.shared lost because of shared_size.")                                                   \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
     X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \
     X(GENERATION, "tidewire_generation", "", "gauge", "Number of the newest published generation.")

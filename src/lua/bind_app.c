@@ -9,6 +9,7 @@
 #include "lua/bind_misuse.h"
 #include "lua/bind_promise.h"
 #include "lua/bind_route.h"
+#include "lua/bind_shared.h"
 #include "lua/bind_task.h"
 #include "lua/bind_topic.h"
 #include "lua/bind_ws.h"
@@ -69,6 +70,8 @@ void bind_app_open(lua_State *L)
     lua_insert(L, -2);
     bind_route_add_functions(L, lua_gettop(L) - 1);
     lua_remove(L, -2);
+    bind_shared_open(L);
+    lua_setfield(L, -2, "shared");
     lua_pushinteger(L, (lua_Integer)vm->worker);
     lua_setfield(L, -2, "worker");
     lua_pushinteger(L, (lua_Integer)vm->workers);

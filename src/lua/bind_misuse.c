@@ -16,7 +16,7 @@ void bind_misuse_check_dot(lua_State *L, const char *what)
     if (!lua_istable(L, 1) || luaL_getmetafield(L, 1, "__name") != LUA_TSTRING)
         return;
     const char *name = lua_tostring(L, -1);
-    if (strcmp(name, "app") == 0 || strcmp(name, "a group") == 0)
+    if (strcmp(name, "app") == 0 || strcmp(name, "a group") == 0 || strcmp(name, "app.shared") == 0)
         luaL_error(L, "%s: call it with a dot: %s(...)", what, what);
     lua_pop(L, 1);
 }

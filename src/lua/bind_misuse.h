@@ -5,7 +5,8 @@
 
 #include <lua.h>
 
-/* Raises when argument 1 is `app` or a group, which a colon puts there; `what` is "app.sleep". */
+/* Raises when argument 1 is `app`, a part of it or a group, which a colon puts there; `what` is "app.sleep".
+ */
 void bind_misuse_check_dot(lua_State *L, const char *what);
 
 /* Argument 1 as a userdata of that type; raises when it is none, as after a dot. `name` is "a WebSocket",

@@ -191,7 +191,7 @@ enum bind_value_result bind_value_copy(lua_State *L, int index, const char *root
                                        struct buf *out, struct bind_value_fault *fault)
 {
     struct copy c = {.L = L, .out = out, .root = root, .fault = fault};
-    struct place whole = {NULL};
+    struct place whole = {.up = NULL};
     int top = lua_gettop(L);
     c.limit = limit_bytes < SIZE_MAX - out->len ? out->len + limit_bytes : SIZE_MAX;
     if (!lua_checkstack(L, 4))

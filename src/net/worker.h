@@ -37,7 +37,15 @@ struct worker_hooks {
 };
 
 /* Room for what the layers above keep per worker. */
-enum worker_layer { WORKER_HTTP, WORKER_WS, WORKER_COURIER, WORKER_BUS, WORKER_SCRIPT, WORKER_LAYERS };
+enum worker_layer {
+    WORKER_HTTP,
+    WORKER_WS,
+    WORKER_COURIER,
+    WORKER_BUS,
+    WORKER_SHARED,
+    WORKER_SCRIPT,
+    WORKER_LAYERS
+};
 
 struct worker {
     struct ev_loop *loop;

@@ -86,6 +86,7 @@ static void defaults(void **state)
         {"max_tasks", "100000"},
         {"vm_memory", "536870912"},
         {"inbox_limit", "67108864"},
+        {"shared_size", "67108864"},
         {"reassembly_limit", "268435456"},
         {"queue_limit", "1073741824"},
         {"handshake_timeout", "10"},
