@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -65,13 +66,65 @@ struct server {
 
 /* ---- limits ---- */
 
+/* Processors that the quota of the control group at `path`, or of one that it is in, is worth: rounded up, at
+ * most `n`. Of version 2 only. A container sees its own group as "/". */
+static int limit_by_quota(char *path, int n)
+{
+    for (;;) {
+        char name[PATH_MAX + 32];
+        long long quota, period;
+        snprintf(name, sizeof name, "/sys/fs/cgroup%s/cpu.max", path);
+        FILE *f = fopen(name, "re");
+        /* "max 100000" is none */
+        if (f != NULL && fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0 &&
+            (quota - 1) / period + 1 < n)
+            n = (int)((quota - 1) / period) + 1;
+        if (f != NULL)
+            fclose(f);
+        char *slash = strrchr(path, '/');
+        if (slash == NULL)
+            return n;
+        *slash = '\0';
+    }
+}
+
+/* As many as the process has processors, by its affinity and its group's quota. */
+static int count_processors(void)
+{
+    cpu_set_t set;
+    char line[PATH_MAX];
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL)
+        if (strncmp(line, "0::/", 4) == 0) {
+            line[strcspn(line, "\n")] = '\0';
+            n = limit_by_quota(line + 3, n);
+        }
+    if (f != NULL)
+        fclose(f);
+    return n;
+}
+
 static size_t count_workers(const struct config *config)
 {
     if (config->workers > 0)
         return (size_t)config->workers;
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    int n = count_processors();
     return n < 1 ? 1 : n > CONFIG_WORKERS_MAX ? CONFIG_WORKERS_MAX : (size_t)n;
+}
+
+/* The processor for the worker of this number: the next of those the process may use, and again from the
+ * first. -1 when they cannot be told. */
+static int processor_of(unsigned index)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) < 0)
+        return -1;
+    int left = (int)(index - 1) % CPU_COUNT(&set);
+    size_t cpu = 0;
+    while (!CPU_ISSET(cpu, &set) || left-- > 0)
+        cpu++;
+    return (int)cpu;
 }
 
 /* Raises the file limit to what it may be, and derives max_connections from it. */
@@ -134,7 +187,7 @@ static int write_pid_file(struct server *s, struct err *e)
 static void remove_files(struct server *s)
 {
     for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
-        listener_release(&s->sets[i]);
+        listener_unlink(&s->sets[i]);
     control_close(s->control);
     s->control = NULL;
     if (s->pid_fd >= 0) {
@@ -261,9 +314,11 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         if (dispatch_worker_init(w, gen->vms[i], s->reaper) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;
-        for (size_t j = 0; j < config->listen.n; j++)
-            if (i < s->sets[j].nfds && listener_add(w, &s->sets[j], i) < 0)
-                return err_set(e, "out of memory");
+        w->sets = s->sets;
+        w->nsets = config->listen.n;
+        w->cpu = config->pin_workers ? processor_of(w->index) : -1;
+        if (listener_open_all(w) < 0)
+            return err_set(e, "out of memory");
     }
     if (watchdog_add_workers(&s->watchdog, s->workers, s->nworkers) < 0)
         return err_set(e, "out of memory");
@@ -465,6 +520,8 @@ static void finish(struct server *s)
             worker_destroy(w);
         }
     free(s->workers);
+    for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
+        listener_release(&s->sets[i]);
     topics_fini();
     if (s->reload != NULL)
         watchdog_stop(&s->watchdog, s->loop);

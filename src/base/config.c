@@ -20,9 +20,10 @@
 
 const struct config_key config_keys[] = {
     KEY(listen, CONFIG_LIST, "127.0.0.1:8080", 0, 0, NULL, 'l',
-        "address to serve; repeatable; unix:/path too"),
+        "address to serve; repeatable; unix:/path and fd:N too"),
     KEY(workers, CONFIG_COUNT, "1", 0, CONFIG_WORKERS_MAX, "auto", 'w',
         "threads that serve; auto: one a processor"),
+    KEY(pin_workers, CONFIG_BOOL, "false", 0, 0, NULL, 0, "each worker runs on one processor only"),
     KEY(log_level, CONFIG_CHOICE, "info", 0, 0, "debug|info|warn|error", 0, "what to log"),
     KEY(log_format, CONFIG_CHOICE, "text", 0, 0, "text|json", 0, "how to log"),
     KEY(control, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "control socket for `tidewire health`: a path, or @name"),

@@ -41,7 +41,7 @@ struct config {
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
     double handler_budget, load_budget;
     double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
-    bool abort_stuck, gzip;
+    bool abort_stuck, gzip, pin_workers;
 };
 
 enum config_type {

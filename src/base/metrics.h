@@ -16,6 +16,8 @@
     X(CONNECTIONS, "tidewire_connections", "", "gauge", "Open connections of every kind.")                   \
     X(WEBSOCKETS, "tidewire_websockets", "", "gauge", "Open WebSocket connections.")                         \
     X(ACCEPTED, "tidewire_connections_accepted_total", "", "counter", "Connections accepted.")               \
+    X(HANDED_OVER, "tidewire_connections_handed_over_total", "", "counter",                                  \
+      "Connections that one worker accepted and gave to another.")                                           \
     X(REFUSED_FULL, "tidewire_connections_refused_total", "reason=\"full\"", "counter",                      \
       "Connections refused.")                                                                                \
     X(REFUSED_ADDRESS, "tidewire_connections_refused_total", "reason=\"address\"", "counter", "")            \

@@ -8,19 +8,29 @@
 
 /* ---- one topic ---- */
 
-/* The records from .. to; one by one when together they are too many for a slow peer. */
+/* The records from .. to, which are too many for a slow peer to take together: the newest go without. */
+static void delivery_send_singly(struct session *s, const struct feed *f, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to; i++) {
+        struct feed_range one = feed_range(f, i, i + 1);
+        enum session_sent sent = session_send_block(s, one.block, one.at, one.len, 1);
+        if (sent == SESSION_QUEUE_FULL)
+            session_drop(s, to - i - 1);
+        if (sent != SESSION_SENT)
+            return;
+    }
+}
+
+/* The records from .. to. */
 static void delivery_send(struct session *s, const struct feed *f, uint32_t from, uint32_t to)
 {
     while (from < to) {
         struct feed_range r = feed_range(f, from, to);
         enum session_sent sent = session_send_block(s, r.block, r.at, r.len, r.count);
-        for (uint32_t i = from; sent == SESSION_QUEUE_FULL && r.count > 1 && i < from + r.count; i++) {
-            struct feed_range one = feed_range(f, i, i + 1);
-            if (session_send_block(s, one.block, one.at, one.len, 1) == SESSION_NOT_OPEN)
-                sent = SESSION_NOT_OPEN;
-        }
         if (sent == SESSION_NOT_OPEN)
             return;
+        if (sent == SESSION_QUEUE_FULL && r.count > 1)
+            delivery_send_singly(s, f, from, from + r.count);
         from += r.count;
     }
 }

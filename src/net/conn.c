@@ -15,8 +15,10 @@
 
 #define CONN_IOV 64
 
-/* Fewer bytes of a block are cheaper to copy than to share. */
-#define CONN_SHARE_MIN 1024
+/* Fewer bytes of a block are cheaper to copy than to share. And a share keeps the whole block in memory: only
+ * what is a good part of it may. */
+#define CONN_SHARE_MIN  1024
+#define CONN_SHARE_PART 4
 
 /* The allowed moves of the diagram in conn.h. */
 static const bool conn_moves[4][4] = {
@@ -226,8 +228,9 @@ int conn_send_block(struct conn *c, struct block *b, size_t at, size_t len)
 {
     if (c->state != CONN_OPEN)
         return 0;
-    int rc = len >= CONN_SHARE_MIN ? outq_append_block(&c->out, &c->worker->chunks, b, at, len)
-                                   : outq_append(&c->out, &c->worker->chunks, b->data + at, len);
+    bool share = len >= CONN_SHARE_MIN && len >= b->cap / CONN_SHARE_PART;
+    int rc = share ? outq_append_block(&c->out, &c->worker->chunks, b, at, len)
+                   : outq_append(&c->out, &c->worker->chunks, b->data + at, len);
     return conn_queued(c, rc, len);
 }
 

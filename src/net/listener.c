@@ -3,6 +3,7 @@
 #include "net/listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -23,12 +24,15 @@
 
 /* What stands before an address whose connections begin with the PROXY protocol. */
 #define LISTENER_PROXY "proxy:"
+#define LISTENER_FD    "fd:"
 
+/* One socket that a worker accepts from. */
 struct listener {
-    bool proxied;
+    const struct listener_set *set;
     ev_io io;
     ev_timer pause;
     struct worker *worker;
+    struct worker *owner; /* the worker itself, or the one it stands in for */
     struct list link;
 };
 
@@ -60,18 +64,34 @@ static const char *listener_skip_proxy(const char *spec, bool *proxied)
     return *proxied ? spec + n : spec;
 }
 
+/* The number in "fd:3"; -1 when it is none. */
+static int listener_parse_fd(const char *spec)
+{
+    const char *number = spec + strlen(LISTENER_FD);
+    size_t len = strlen(number);
+    if (len == 0 || len > 7 || strspn(number, "0123456789") != len)
+        return -1;
+    return (int)strtol(number, NULL, 10);
+}
+
 static int listener_parse(const char *spec, struct listener_address *a, struct err *e)
 {
     memset(a, 0, sizeof *a);
     if (strncmp(spec, "unix:", 5) == 0)
         return listener_parse_unix(spec + 5, a, e);
+    if (strncmp(spec, LISTENER_FD, strlen(LISTENER_FD)) == 0)
+        return listener_parse_fd(spec) >= 0
+                   ? 0
+                   : err_set(e, "listen \"%s\": expected the number of a descriptor, as fd:3", spec);
     const char *colon = strrchr(spec, ':');
     char host[256];
     size_t host_len = colon != NULL ? (size_t)(colon - spec) : 0;
     if (colon == NULL || colon[1] == '\0' || strspn(colon + 1, "0123456789") != strlen(colon + 1) ||
         strtoul(colon + 1, NULL, 10) > 65535 || strlen(colon + 1) > 5 || host_len >= sizeof host)
         return err_set(
-            e, "listen \"%s\": expected ADDRESS:PORT (such as 127.0.0.1:8080 or [::1]:8080) or unix:/path",
+            e,
+            "listen \"%s\": expected ADDRESS:PORT (such as 127.0.0.1:8080 or [::1]:8080), unix:/path or "
+            "fd:N",
             spec);
     memcpy(host, spec, host_len);
     host[host_len] = '\0';
@@ -106,9 +126,14 @@ int listener_check(const char *spec, struct err *e)
 static void listener_name(struct listener_set *set, const struct listener_address *a)
 {
     char host[INET6_ADDRSTRLEN], port[8];
-    if (a->sa.ss_family == AF_UNIX)
-        snprintf(set->text, sizeof set->text, "unix:%s", ((const struct sockaddr_un *)&a->sa)->sun_path);
-    else {
+    if (a->sa.ss_family == AF_UNIX) {
+        const struct sockaddr_un *un = (const struct sockaddr_un *)&a->sa;
+        size_t prefix = offsetof(struct sockaddr_un, sun_path);
+        int len = a->len > prefix ? (int)(a->len - prefix) : 0;
+        bool abstract = len > 0 && un->sun_path[0] == '\0';
+        snprintf(set->text, sizeof set->text, "unix:%s%.*s", abstract ? "@" : "", abstract ? len - 1 : len,
+                 un->sun_path + abstract);
+    } else {
         getnameinfo((const struct sockaddr *)&a->sa, a->len, host, sizeof host, port, sizeof port,
                     NI_NUMERICHOST | NI_NUMERICSERV);
         snprintf(set->text, sizeof set->text, a->sa.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
@@ -167,6 +192,45 @@ static int listener_refused(const char *spec, struct err *e)
     return err_set(e, "cannot listen on %s: %s", spec, strerror(errno));
 }
 
+/* What every descriptor of the server's own has, and none that has come through exec. */
+static bool listener_is_ours(int fd)
+{
+    return (fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0;
+}
+
+/* Takes an inherited socket over. The options are those of a socket of our own. */
+static int listener_adopt(struct listener_set *set, const char *spec, struct err *e)
+{
+    struct listener_address a = {.len = sizeof a.sa};
+    int fd = listener_parse_fd(spec), listening = 0, type = 0;
+    int flags = fcntl(fd, F_GETFL);
+    static const int on = 1;
+    socklen_t len = sizeof listening, type_len = sizeof type;
+    if (flags < 0 || listener_is_ours(fd))
+        return err_set(e, "cannot listen on %s: the parent process has passed no such descriptor%s", spec,
+                       flags < 0 ? "" : ", or it is named twice");
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening ||
+        getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0 || type != SOCK_STREAM ||
+        getsockname(fd, (struct sockaddr *)&a.sa, &a.len) < 0)
+        return err_set(e, "cannot listen on %s: it is not a stream socket that listens", spec);
+    bool tcp = a.sa.ss_family == AF_INET || a.sa.ss_family == AF_INET6;
+    if (!tcp && a.sa.ss_family != AF_UNIX)
+        return err_set(e, "cannot listen on %s: it is neither a TCP nor a unix socket", spec);
+    if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
+        (tcp &&
+         (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 || !listener_set_keepalive(fd))))
+        return err_set(e, "cannot listen on %s: %s", spec, strerror(errno));
+    set->fds = malloc(sizeof set->fds[0]);
+    if (set->fds == NULL)
+        return err_set(e, "out of memory");
+    set->fds[set->nfds++] = fd;
+    set->inherited = true;
+    listener_name(set, &a);
+    size_t used = strlen(set->text);
+    snprintf(set->text + used, sizeof set->text - used, " (%s)", spec);
+    return 0;
+}
+
 int listener_bind(struct listener_set *set, const char *spec, size_t count, struct err *e)
 {
     struct listener_address a;
@@ -174,6 +238,8 @@ int listener_bind(struct listener_set *set, const char *spec, size_t count, stru
     spec = listener_skip_proxy(spec, &set->proxied);
     if (listener_parse(spec, &a, e) < 0)
         return -1;
+    if (strncmp(spec, LISTENER_FD, strlen(LISTENER_FD)) == 0)
+        return listener_adopt(set, spec, e);
     if (a.sa.ss_family == AF_UNIX) {
         count = 1;
         unixsock_remove_stale(spec + 5);
@@ -201,14 +267,19 @@ int listener_bind(struct listener_set *set, const char *spec, size_t count, stru
     return 0;
 }
 
-void listener_release(struct listener_set *set)
+void listener_unlink(struct listener_set *set)
 {
-    for (size_t i = 0; i < set->nfds; i++)
-        if (set->fds[i] >= 0)
-            close(set->fds[i]);
     if (set->unix_path != NULL)
         unlink(set->unix_path);
     free(set->unix_path);
+    set->unix_path = NULL;
+}
+
+void listener_release(struct listener_set *set)
+{
+    listener_unlink(set);
+    for (size_t i = 0; i < set->nfds; i++)
+        close(set->fds[i]);
     free(set->fds);
     memset(set, 0, sizeof *set);
 }
@@ -222,67 +293,150 @@ static void listener_on_pause_over(struct ev_loop *loop, ev_timer *timer, int re
     ev_io_start(loop, &l->io);
 }
 
+/* Rests when there are no descriptors. Any failure but these is about that one connection, which is gone. */
+static bool listener_failed(struct listener *l)
+{
+    struct worker *w = l->worker;
+    if (errno == EINVAL) { /* shut down: by its owner, or, an inherited one, by another process */
+        ev_io_stop(w->loop, &l->io);
+        return true;
+    }
+    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM)
+        return false;
+    struct log_context about = {.worker = w->index};
+    log_write(LOG_ERROR, &about,
+              "cannot accept: %s; waiting %.1f s (lower max_connections or raise `ulimit -n`)",
+              strerror(errno), LISTENER_PAUSE_S);
+    ev_io_stop(w->loop, &l->io);
+    ev_timer_set(&l->pause, LISTENER_PAUSE_S, 0);
+    ev_timer_start(w->loop, &l->pause);
+    return true;
+}
+
 /* Accepts up to `limit` connections. */
 static void listener_accept(struct listener *l, unsigned limit)
 {
-    struct worker *w = l->worker;
+    struct spread_batch batch;
+    spread_begin(&batch, l->worker);
     for (unsigned i = 0; i < limit; i++) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
         int fd = accept4(l->io.fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            metrics_add(w->metrics, METRIC_ACCEPTED, 1);
-            w->hooks->on_accept(w, fd, (const struct sockaddr *)&peer, l->proxied);
-        } else if (errno == EAGAIN)
-            return;
-        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            struct log_context about = {.worker = w->index};
-            log_write(LOG_ERROR, &about,
-                      "cannot accept: %s; waiting %.1f s (lower max_connections or raise `ulimit -n`)",
-                      strerror(errno), LISTENER_PAUSE_S);
-            ev_io_stop(w->loop, &l->io);
-            ev_timer_set(&l->pause, LISTENER_PAUSE_S, 0);
-            ev_timer_start(w->loop, &l->pause);
-            return;
-        }
-        /* Anything else is about that one connection, which is gone. */
+            metrics_add(l->worker->metrics, METRIC_ACCEPTED, 1);
+            spread_place(&batch, fd, &peer, l->set->proxied);
+        } else if (errno == EAGAIN || listener_failed(l))
+            break;
     }
+    spread_end(&batch);
 }
 
 static void listener_on_io(struct ev_loop *loop, ev_io *io, int revents)
 {
-    (void)loop;
     (void)revents;
-    listener_accept(io->data, LISTENER_BATCH);
+    struct listener *l = io->data;
+    if (l->owner != l->worker && !spread_is_open(l->owner))
+        ev_io_stop(loop, io); /* shut down meanwhile; it would be reported for ever */
+    else
+        listener_accept(l, LISTENER_BATCH);
 }
 
-int listener_add(struct worker *w, struct listener_set *set, size_t number)
+/* The sockets of `owner`: it serves the one of its number, if there is one. */
+static int listener_add_all(struct worker *w, struct worker *owner)
 {
-    struct listener *l = calloc(1, sizeof *l);
-    if (l == NULL)
-        return -1;
-    l->worker = w;
-    l->proxied = set->proxied;
-    ev_io_init(&l->io, listener_on_io, set->fds[number], EV_READ);
-    l->io.data = l;
-    ev_timer_init(&l->pause, listener_on_pause_over, 0, 0);
-    l->pause.data = l;
-    ev_io_start(w->loop, &l->io);
-    list_append(&w->listeners, &l->link);
-    set->fds[number] = -1;
+    for (size_t i = 0; i < w->nsets; i++) {
+        if (owner->index > w->sets[i].nfds)
+            continue;
+        struct listener *l = calloc(1, sizeof *l);
+        if (l == NULL)
+            return -1;
+        l->set = &w->sets[i];
+        l->worker = w;
+        l->owner = owner;
+        ev_io_init(&l->io, listener_on_io, l->set->fds[owner->index - 1], EV_READ);
+        l->io.data = l;
+        ev_timer_init(&l->pause, listener_on_pause_over, 0, 0);
+        l->pause.data = l;
+        ev_io_start(w->loop, &l->io);
+        list_append(&w->listeners, &l->link);
+    }
     return 0;
+}
+
+int listener_open_all(struct worker *w)
+{
+    return listener_add_all(w, w);
+}
+
+static void listener_remove(struct listener *l)
+{
+    ev_io_stop(l->worker->loop, &l->io);
+    ev_timer_stop(l->worker->loop, &l->pause);
+    list_remove(&l->link);
+    free(l);
 }
 
 void listener_close_all(struct worker *w)
 {
     while (!list_empty(&w->listeners)) {
         struct listener *l = LIST_ENTRY(w->listeners.next, struct listener, link);
-        list_remove(&l->link);
-        if (!w->stopping)
+        if (l->owner == w && !w->stopping) {
             listener_accept(l, LISTENER_BACKLOG);
-        ev_io_stop(w->loop, &l->io);
-        ev_timer_stop(w->loop, &l->pause);
-        close(l->io.fd);
-        free(l);
+            if (!l->set->inherited)
+                shutdown(l->io.fd, SHUT_RD);
+        }
+        listener_remove(l);
+    }
+}
+
+/* ---- standing in ---- */
+
+static void listener_remove_those_of(struct worker *w, const struct worker *owner)
+{
+    for (struct list *at = w->listeners.next, *next; at != &w->listeners; at = next) {
+        struct listener *l = LIST_ENTRY(at, struct listener, link);
+        next = at->next;
+        if (l->owner == owner)
+            listener_remove(l);
+    }
+}
+
+static bool listener_has_those_of(const struct worker *w, const struct worker *owner)
+{
+    for (const struct list *at = w->listeners.next; at != &w->listeners; at = at->next)
+        if (LIST_ENTRY(at, struct listener, link)->owner == owner)
+            return true;
+    return false;
+}
+
+static bool listener_can_accept(const struct worker *w, const struct worker *peer)
+{
+    return peer == w || (spread_is_open(peer) && !worker_is_late(peer));
+}
+
+/* One stands in, for each connection would wake all of them: the first after the late one that can. Workers
+ * may see that differently for a moment, which does no harm. */
+static bool listener_is_stand_in(const struct worker *w, const struct worker *late)
+{
+    unsigned i = late->index % w->count; /* numbers begin with 1: this is the next one */
+    while (!listener_can_accept(w, w->peers[i]))
+        i = (i + 1) % w->count;
+    return w->peers[i] == w;
+}
+
+void listener_stand_in(struct worker *w)
+{
+    for (unsigned i = 0; i < w->count; i++) {
+        struct worker *peer = w->peers[i];
+        if (peer == w)
+            continue;
+        bool wanted = spread_is_open(peer) && worker_is_late(peer) && listener_is_stand_in(w, peer);
+        bool there = listener_has_those_of(w, peer);
+        if (wanted)
+            spread_take_back(w, peer);
+        if (there && !wanted)
+            listener_remove_those_of(w, peer);
+        else if (wanted && !there && listener_add_all(w, peer) < 0)
+            listener_remove_those_of(w, peer); /* no memory: perhaps at the next tick */
     }
 }

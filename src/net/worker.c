@@ -2,10 +2,12 @@
  * A worker's thread and its loop. */
 #include "net/worker.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "net/listener.h"
@@ -62,12 +64,20 @@ static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, i
     worker_settle(w); /* may make something due: that too is for the next iteration */
     if (w->due || w->dirty != NULL || !list_empty(&w->ready))
         ev_idle_start(w->loop, &w->spin);
+    atomic_store_explicit(&w->since_ms, 0, memory_order_relaxed);
+}
+
+bool worker_is_late(const struct worker *w)
+{
+    uint64_t since = atomic_load_explicit(&w->since_ms, memory_order_relaxed);
+    return since != 0 && clock_coarse_ms() > since + WORKER_LATE_MS;
 }
 
 static void worker_on_turn(struct ev_loop *loop, ev_check *check, int revents)
 {
     (void)revents;
     struct worker *w = check->data;
+    atomic_store_explicit(&w->since_ms, clock_coarse_ms(), memory_order_relaxed);
     conn_feed_ready(w);
     if (list_empty(&w->ready) && !w->due && w->dirty == NULL)
         ev_idle_stop(loop, &w->spin);
@@ -86,6 +96,8 @@ static void worker_on_tick(struct ev_loop *loop, ev_timer *timer, int revents)
     struct worker *w = timer->data;
     atomic_fetch_add_explicit(&w->beat, 1, memory_order_relaxed);
     wheel_advance(&w->wheel, conn_on_deadline, w);
+    if (w->count > 1 && !w->stopping)
+        listener_stand_in(w);
     (void)loop;
 }
 
@@ -130,6 +142,7 @@ static void worker_on_stop(struct mail *mail, void *receiver)
 {
     (void)mail;
     struct worker *w = receiver;
+    spread_close(w);
     listener_close_all(w);
     w->stopping = true;
     worker_each_conn(w, worker_say_goodbye);
@@ -169,6 +182,8 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
     wheel_init(&w->wheel);
     list_init(&w->listeners);
     list_init(&w->ready);
+    spread_init(&w->spread);
+    w->cpu = -1;
     mailbox_init(&w->mailbox, w->loop, w);
     ev_timer_init(&w->tick, worker_on_tick, WHEEL_TICK_MS / 1000.0, WHEEL_TICK_MS / 1000.0);
     w->tick.data = w;
@@ -185,12 +200,26 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
     return w;
 }
 
+static void worker_pin(const struct worker *w)
+{
+    struct log_context about = {.worker = w->index};
+    cpu_set_t set;
+    if (w->cpu < 0)
+        return;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)w->cpu, &set);
+    int rc = pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+    if (rc != 0)
+        log_write(LOG_WARN, &about, "pin_workers: cannot run on CPU %d only: %s", w->cpu, strerror(rc));
+}
+
 static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     char name[16];
     snprintf(name, sizeof name, "tidewire/%u", w->index);
     pthread_setname_np(pthread_self(), name);
+    worker_pin(w);
     w->hooks->on_start(w);
     ev_run(w->loop, 0);
     while (w->dirty != NULL)
@@ -204,9 +233,12 @@ int worker_start(struct worker *w, struct mailbox *to, struct mail *finished)
 {
     w->on_finished = to;
     w->finished = finished;
+    spread_open(w);
     int rc = thread_start(&w->thread, worker_main, w);
-    if (rc != 0)
+    if (rc != 0) {
         w->on_finished = NULL;
+        spread_abandon(w);
+    }
     return rc;
 }
 
@@ -227,6 +259,7 @@ void worker_destroy(struct worker *w)
     w->stopping = true; /* nothing is accepted any more */
     listener_close_all(w);
     mailbox_fini(&w->mailbox);
+    spread_fini(&w->spread);
     outq_pool_fini(&w->chunks);
     ev_loop_destroy(w->loop);
     free(w->input);

@@ -21,11 +21,14 @@
 #include "net/conn.h"
 #include "net/mailbox.h"
 #include "net/outq.h"
+#include "net/spread.h"
 #include "net/wheel.h"
 
-#define WORKER_INPUT (256 * 1024) /* bytes read at once; one buffer for all connections */
+#define WORKER_INPUT   (256 * 1024) /* bytes read at once; one buffer for all connections */
+#define WORKER_LATE_MS 100          /* in one iteration of the loop; then others do its accepting */
 
 struct worker;
+struct listener_set;
 
 /* What the layers above do with a worker; the only way `net` reaches upward. All on the worker's thread. */
 struct worker_hooks {
@@ -71,13 +74,21 @@ struct worker {
     ev_prepare iteration_end;
     ev_check turn; /* feeds the ready list */
     ev_idle spin;  /* active while that is not empty or something is due: then the loop only polls */
-    struct list listeners;
+    const struct listener_set *sets; /* what the process listens on */
+    size_t nsets;
+    struct list listeners; /* the sockets it accepts from now */
+    struct spread spread;  /* connections that others hand over */
+    int cpu;               /* to be pinned to; -1: none */
     struct mailbox mailbox;
     pthread_t thread;
     struct mail stop;
     struct mailbox *on_finished; /* gets the mail below when the thread is about to end */
     struct mail *finished;
     _Atomic uint64_t beat; /* rises with every tick; the watchdog reads it */
+    /* When this iteration of the loop began; 0 while it waits for events. That is two plain stores and a look
+     * at the coarse clock for each iteration. The time of the loop itself (ev_now) would not do: those of two
+     * loops differ for a while after one was interrupted when it read them. */
+    _Atomic uint64_t since_ms;
 };
 
 /* Prepares a worker; its thread does not run yet. NULL when memory runs out or the kernel refuses. */
@@ -102,6 +113,10 @@ void worker_stop(struct worker *w);
 /* Whether a counter's sum over all workers, and `extra`, is over a limit of the process: about, for a worker
  * looks at the others only beyond its own share. */
 bool worker_over_limit(const struct worker *w, enum metric id, int64_t limit, uint64_t extra);
+
+/* Whether it has been in one iteration of its loop for over WORKER_LATE_MS, most likely in a script: what is
+ * handed to it now would wait. Any thread. */
+bool worker_is_late(const struct worker *w);
 
 /* For conn.c and listener.c. */
 void worker_conn_opened(struct worker *w);

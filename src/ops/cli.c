@@ -19,6 +19,8 @@
 #include "script/conffile.h"
 #include "ws/origin.h"
 
+#define CLI_ACTIVATION_FIRST 3L /* the first descriptor that socket activation passes */
+
 struct cli_verb {
     const char *name;
     enum cli_command command;
@@ -175,6 +177,25 @@ static int cli_check_proxies(struct cli *cli, struct err *e)
     return 0;
 }
 
+/* The sockets that systemd passes with socket activation are the default of `listen`. The variables are for
+ * this process alone, and go. */
+static int cli_take_activation(struct config *config, struct err *e)
+{
+    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+    bool ours = pid != NULL && count != NULL && strtol(pid, NULL, 10) == (long)getpid();
+    long n = ours ? strtol(count, NULL, 10) : 0;
+    int rc = 0;
+    for (long i = 0; i < n && rc == 0; i++) {
+        char spec[32];
+        snprintf(spec, sizeof spec, "fd:%ld", CLI_ACTIVATION_FIRST + i);
+        rc = config_set(config, config_find("listen", strlen("listen")), "LISTEN_FDS", spec, i > 0, e);
+    }
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    return rc;
+}
+
 /* Flags over environment over file over defaults. */
 static int cli_apply(const struct cli_parse *p, char **environment, struct err *e)
 {
@@ -189,7 +210,9 @@ static int cli_apply(const struct cli_parse *p, char **environment, struct err *
         if (access(beside, F_OK) == 0)
             file = beside;
     }
-    int rc = file != NULL ? conffile_load(config, file, e) : 0;
+    int rc = cli_take_activation(config, e);
+    if (rc == 0 && file != NULL)
+        rc = conffile_load(config, file, e);
     free(beside);
     if (rc < 0 || config_set_env(config, environment, e) < 0)
         return -1;

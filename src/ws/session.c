@@ -116,13 +116,22 @@ void session_fail(struct session *s, unsigned code, const char *reason)
 
 /* ---- sending ---- */
 
-/* The peer does not keep up. */
-static enum session_sent session_slow(struct session *s)
+/* The peer does not keep up: `count` messages find no room. */
+static enum session_sent session_slow(struct session *s, size_t count)
 {
-    metrics_add(session_metrics(s), s->limits->drop ? METRIC_SLOW_DROPPED : METRIC_SLOW_CLOSED, 1);
-    if (!s->limits->drop)
+    if (s->limits->drop)
+        metrics_add(session_metrics(s), METRIC_SLOW_DROPPED, count);
+    else {
+        metrics_add(session_metrics(s), METRIC_SLOW_CLOSED, 1);
         session_fail(s, CLOSECODE_TRY_AGAIN_LATER, "send queue full");
+    }
     return SESSION_QUEUE_FULL;
+}
+
+void session_drop(struct session *s, size_t count)
+{
+    if (session_is_open(s))
+        session_slow(s, count);
 }
 
 /* With the process at queue_limit, what the kernel does not take at once has no place: half a frame is out by
@@ -176,7 +185,7 @@ enum session_sent session_send(struct session *s, bool text, const void *data, s
     session_catch_up(s);
     enum session_sent room = session_make_room(s, len, 1, &tight);
     if (room == SESSION_QUEUE_FULL)
-        return session_slow(s);
+        return session_slow(s, 1);
     if (room != SESSION_SENT)
         return room;
     session_write(s, text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, data, len);
@@ -188,7 +197,7 @@ enum session_sent session_send_block(struct session *s, struct block *b, size_t 
     bool tight;
     enum session_sent room = session_make_room(s, len, count, &tight);
     if (room == SESSION_QUEUE_FULL && count == 1)
-        return session_slow(s);
+        return session_slow(s, 1);
     if (room != SESSION_SENT)
         return room;
     conn_send_block(s->conn, b, at, len);
@@ -254,6 +263,7 @@ static unsigned session_on_close_frame(struct session *s, const uint8_t *payload
         memcpy(more->close_reason, close.reason, close.reason_len);
         more->close_reason_len = close.reason_len;
     }
+    session_catch_up(s);
     if (s->state == SESSION_OPEN) /* echo the code (5.5.1) */
         session_write_close(s, close.code, NULL, 0);
     session_end(s, close.code);

@@ -144,6 +144,9 @@ enum session_sent session_send(struct session *s, bool text, const void *data, s
  * and do not all fit, nothing happens and it returns SESSION_QUEUE_FULL: they may be sent one by one. */
 enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len, size_t count);
 
+/* More messages are not even tried, after one that found no room. */
+void session_drop(struct session *s, size_t count);
+
 /* Bytes that wait to be sent, of what was published to it too. */
 size_t session_buffered(struct session *s);
 
