@@ -15,6 +15,7 @@
 #include "lua/bind_req.h"
 #include "lua/bind_topic.h"
 #include "script/dispatch.h"
+#include "script/live.h"
 #include "ws/closecode.h"
 #include "ws/session.h"
 #include "ws/subprotocol.h"
@@ -455,7 +456,7 @@ static void bind_ws_keep_request(lua_State *L, int *request)
 
 int bind_ws_on_open(lua_State *L)
 {
-    const struct dispatch_open *open = sched_take_arg(L);
+    const struct live_open *open = sched_take_arg(L);
     struct session *s = open->session;
     lua_settop(L, 0);
     struct bind_ws *box = lua_newuserdatauv(L, sizeof *box, BIND_WS_SLOTS);
@@ -487,7 +488,7 @@ static bool bind_ws_push_handler(lua_State *L, const struct session *s, int slot
 
 int bind_ws_on_message(lua_State *L)
 {
-    const struct dispatch_message *m = sched_take_arg(L);
+    const struct live_message *m = sched_take_arg(L);
     if (!bind_ws_push_handler(L, m->session, m->text ? BIND_WS_TEXT : BIND_WS_BINARY))
         return 0;
     lua_pushlstring(L, m->data, m->len);
@@ -515,7 +516,7 @@ bool bind_ws_wants_control(lua_State *L, const struct session *s, bool ping)
 
 int bind_ws_on_control(lua_State *L)
 {
-    const struct dispatch_control *c = sched_take_arg(L);
+    const struct live_control *c = sched_take_arg(L);
     if (!bind_ws_push_rare_handler(L, c->session, c->ping ? BIND_WS_PING : BIND_WS_PONG))
         return 0;
     lua_pushlstring(L, c->data, c->len);
@@ -525,7 +526,7 @@ int bind_ws_on_control(lua_State *L)
 
 int bind_ws_on_drain(lua_State *L)
 {
-    const struct dispatch_drain *d = sched_take_arg(L);
+    const struct live_drain *d = sched_take_arg(L);
     if (bind_ws_push_rare_handler(L, d->session, BIND_WS_DRAIN))
         lua_callk(L, 1, 0, 0, sched_call_done);
     return 0;
@@ -533,7 +534,7 @@ int bind_ws_on_drain(lua_State *L)
 
 int bind_ws_on_close(lua_State *L)
 {
-    const struct dispatch_closed *c = sched_take_arg(L);
+    const struct live_closed *c = sched_take_arg(L);
     if (!bind_ws_push_handler(L, c->session, BIND_WS_CLOSE))
         return 0;
     lua_pushinteger(L, c->code);

@@ -19,10 +19,9 @@
 #include "http/reply.h"
 #include "script/exchange.h"
 #include "script/handshake.h"
-#include "script/task.h"
+#include "script/job.h"
+#include "script/live.h"
 #include "script/timer.h"
-#include "ws/closecode.h"
-#include "ws/subprotocol.h"
 #include "ws/upgrade.h"
 
 /* How long what has waited (script/job.h) goes on before the connections get their turn. */
@@ -49,6 +48,11 @@ struct dispatch {
 static struct dispatch *dispatch_of(const struct worker *w)
 {
     return w->layer[WORKER_SCRIPT];
+}
+
+struct vm *dispatch_current(const struct worker *w)
+{
+    return dispatch_of(w)->current;
 }
 
 /* ---- VMs ---- */
@@ -128,121 +132,6 @@ void dispatch_publish(struct worker *w, struct vm *vm)
         reaper_bury(d->reaper, overtaken);
     else
         worker_post(w, &d->publication);
-}
-
-/* ---- WebSockets ---- */
-
-static void dispatch_check(struct session *s, enum sched_result result)
-{
-    if (result == SCHED_FAILED || result == SCHED_CUT)
-        session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
-}
-
-static int dispatch_session_on_suspend(void *owner, struct task *t)
-{
-    struct session *s = owner;
-    int rc = inbound_hold(s);
-    if (rc == 0)
-        list_append(&s->more->tasks, &t->link);
-    return rc;
-}
-
-static void dispatch_session_on_end(void *owner, struct task *t, enum sched_result result)
-{
-    (void)t;
-    struct session *s = owner;
-    dispatch_check(s, result);
-    inbound_release(s);
-}
-
-static const struct task_owner dispatch_session_owner = {
-    .on_suspend = dispatch_session_on_suspend,
-    .on_end = dispatch_session_on_end,
-};
-
-/* An entry for a session; one that fails costs the connection. */
-static void dispatch_run(struct session *s, lua_CFunction body, void *arg)
-{
-    struct log_context about = vm_about(session_owner(s), s->conn, s->owner_route);
-    dispatch_check(s, sched_run(session_owner(s), &(struct sched_entry){
-                                                      .body = body,
-                                                      .arg = arg,
-                                                      .about = &about,
-                                                      .kind = &dispatch_session_owner,
-                                                      .owner = s,
-                                                  }));
-}
-
-static const struct vm_bindings *dispatch_bindings(const struct session *s)
-{
-    const struct vm *vm = session_owner(s);
-    return vm->bindings;
-}
-
-static void dispatch_on_message(struct session *s, bool text, const char *data, size_t len)
-{
-    struct dispatch_message m = {s, text, data, len};
-    dispatch_run(s, dispatch_bindings(s)->ws_message, &m);
-}
-
-static void dispatch_on_control(struct session *s, bool ping, const char *data, size_t len)
-{
-    struct vm *vm = session_owner(s);
-    struct dispatch_control control = {s, ping, data, len};
-    if (vm->bindings->ws_wants_control(vm->L, s, ping))
-        dispatch_run(s, vm->bindings->ws_control, &control);
-}
-
-static void dispatch_on_drain_told(struct session *s)
-{
-    struct dispatch_drain drain = {s};
-    dispatch_run(s, dispatch_bindings(s)->ws_drain, &drain);
-}
-
-/* What the session's handlers wait for is not for anyone any more. What on_close begins is the VM's: it may
- * outlive the session. */
-static void dispatch_on_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
-{
-    struct vm *vm = session_owner(s);
-    if (vm == NULL)
-        return;
-    struct dispatch_closed close = {s, code, reason, reason_len};
-    struct log_context about = vm_about(session_owner(s), s->conn, s->owner_route);
-    topic_unsubscribe_all(s);
-    if (s->more != NULL)
-        task_cancel_all(&s->more->tasks);
-    if (s->owner_ref != LUA_NOREF)
-        sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
-    vm->bindings->ws_forget(vm->L, s);
-    vm_release_connection(vm);
-}
-
-static const struct session_handler dispatch_sessions = {
-    .on_message = dispatch_on_message,
-    .on_control = dispatch_on_control,
-    .on_drain = dispatch_on_drain_told,
-    .catch_up = delivery_catch_up,
-    .on_close = dispatch_on_close,
-};
-
-void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
-                     int *request)
-{
-    const struct vm_route *r = &vm->routes[route];
-    const struct config_list *protocols = r->protocols;
-    struct session_accept how = {.limits = &r->limits, .protocol = -1, .fields = fields};
-    if (protocols != NULL)
-        how.protocol = subprotocol_choose(head, (const char *const *)protocols->item, protocols->n);
-    struct session *s = session_open(c, head, &how);
-    if (s == NULL)
-        return;
-    s->owner_ref = LUA_NOREF;
-    s->owner_route = (uint16_t)route;
-    vm_hold_connection(vm);
-    struct dispatch_open open = {s, r->handler, request};
-    dispatch_run(s, vm->bindings->ws_open, &open);
-    if (c->worker->stopping)
-        session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
 }
 
 /* ---- requests ---- */
@@ -437,7 +326,7 @@ struct budget *dispatch_budget(struct worker *w)
 int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper)
 {
     struct dispatch *d = calloc(1, sizeof *d);
-    if (d == NULL || session_worker_init(w, &dispatch_sessions) < 0 || courier_init(w) < 0 ||
+    if (d == NULL || session_worker_init(w, &live_sessions) < 0 || courier_init(w) < 0 ||
         topic_worker_init(w) < 0) {
         free(d);
         return -1;

@@ -12,35 +12,6 @@
 #include "script/vm.h"
 #include "ws/session.h"
 
-/* What the bodies of struct vm_bindings get from sched_take_arg. */
-struct dispatch_open {
-    struct session *session;
-    int handler;  /* registry references: the route's function, */
-    int *request; /* and the request that should_upgrade had, to be taken over; LUA_NOREF is none */
-};
-
-struct dispatch_message {
-    struct session *session;
-    bool text;
-    const char *data;
-    size_t len;
-};
-struct dispatch_control {
-    struct session *session;
-    bool ping;
-    const char *data;
-    size_t len;
-};
-struct dispatch_drain {
-    struct session *session;
-};
-struct dispatch_closed {
-    struct session *session;
-    unsigned code;
-    const char *reason;
-    size_t reason_len;
-};
-
 /* Before the worker's thread starts. The first VM serves from the start; `reaper` gets VMs that are done. 0
  * or -1 when memory runs out (then `vm` stays the caller's). */
 int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper);
@@ -55,10 +26,8 @@ extern const struct worker_hooks dispatch_worker_hooks;
 /* The route of a request, by its path and method (HEAD is answered by GET's too), or as a handshake; -1. */
 int dispatch_match(const struct router *r, const struct head *head, struct router_match *m);
 
-/* Accepts a checked handshake: opens the session and runs the route's function. Takes `head` over, and the
- * registry reference *request, unless it is LUA_NOREF. `fields` are more header lines for the answer. */
-void dispatch_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
-                     int *request);
+/* The VM that serves what is new. NULL when the worker has ended. */
+struct vm *dispatch_current(const struct worker *w);
 
 /* For the watchdog (main thread). */
 struct budget *dispatch_budget(struct worker *w);

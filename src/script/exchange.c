@@ -14,6 +14,7 @@
 #include "http/http1.h"
 #include "http/reply.h"
 #include "script/dispatch.h"
+#include "script/live.h"
 #include "script/task.h"
 
 #define EXCHANGE_GZIP_MIN 1024      /* bytes; below it the answer does not get shorter by much */
@@ -123,7 +124,7 @@ static void exchange_decide(struct exchange *x, enum sched_result result)
     else if (result != SCHED_OK)
         reply_error(x->conn, 500, "The server's script failed.", NULL);
     else if (x->accepted)
-        dispatch_accept(x->conn, head_ref(x->head), x->vm, x->route, exchange_fields(x), &x->request);
+        live_accept(x->conn, head_ref(x->head), x->vm, x->route, exchange_fields(x), &x->request);
     else if (exchange_is_bare_error(x))
         reply_error(x->conn, x->status, x->status == x->fallback.status ? x->fallback.detail : NULL,
                     exchange_fields(x));

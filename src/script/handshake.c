@@ -12,6 +12,7 @@
 #include "http/reply.h"
 #include "script/dispatch.h"
 #include "script/exchange.h"
+#include "script/live.h"
 #include "ws/origin.h"
 #include "ws/upgrade.h"
 
@@ -81,7 +82,7 @@ void handshake_on_request(struct conn *c, struct head *head, struct vm *vm, int 
     if (!handshake_check(c, head, vm, route))
         return;
     if (chain == LUA_NOREF)
-        dispatch_accept(c, head_ref(head), vm, route, "", &none);
+        live_accept(c, head_ref(head), vm, route, "", &none);
     else
         exchange_start(c, head, vm, &(struct exchange){.chain = chain, .route = route, .upgrade = true},
                        NULL);

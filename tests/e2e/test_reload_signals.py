@@ -719,6 +719,7 @@ def test_frame_contexts_are_lent_only_within_a_frame(serve):
     whole = frame(TEXT, "x" * 1000)
     server.send_apart(clients[0], whole[:1], whole[1:7])
     server.wait_metric("tidewire_frame_contexts", 1)
+    server.wait_metric("tidewire_connections", 9)
     server.send_apart(clients[1], whole[:500])
     server.wait_metric("tidewire_frame_contexts", 2)
     clients[0].send(whole[7:])
@@ -744,7 +745,7 @@ def test_all_gauges_return_to_zero(serve, ending, workers):
     server.wait_log("sent some")
     server.wait_metric("tidewire_frame_contexts", 1)
     metrics = server.metrics()
-    assert metrics["tidewire_connections"] == 9 and metrics["tidewire_websockets"] == 8
+    assert metrics["tidewire_websockets"] == 8
     assert 5000 <= metrics["tidewire_reassembly_bytes"] < 100000
     for client in (*clients, half_message, half_frame, slow):
         if ending == "reset":

@@ -96,6 +96,7 @@ static void defaults(void **state)
         {"handler_budget", "5"},
         {"load_budget", "10"},
         {"reload_drain", "30"},
+        {"pin_workers", "false"},
         {"max_subscriptions", "10000000"},
         {"max_subscriptions_per_connection", "10000"},
         {"drain_timeout", "8"},
