@@ -32,6 +32,7 @@
 #include "script/dispatch.h"
 #include "script/reaper.h"
 #include "script/reload.h"
+#include "script/rollout.h"
 #include "ws/upgrade.h"
 
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -52,6 +53,7 @@ struct server {
     struct shared *shared;
     struct control *control;
     struct watchdog watchdog;
+    struct rollout rollout;
     struct listener_set sets[CONFIG_LIST_MAX];
     struct worker **workers; /* NULL until the first generation is there */
     struct mail *finished;   /* one for each worker */
@@ -287,8 +289,33 @@ static void on_control(void *user, const char *request, struct buf *answer)
                    (unsigned long long)worker_total_conns());
 }
 
+/* A worker has moved its connections to the newest generation, as far as they can move. */
+static void on_migration_report(struct mail *m, void *receiver)
+{
+    struct server *s = receiver;
+    struct migrate_report *report = (struct migrate_report *)m;
+    const struct rollout *r = &s->rollout;
+    enum rollout_verdict verdict = s->stopping ? ROLLOUT_WAIT : rollout_on_report(&s->rollout, report);
+    free(report);
+    if (verdict == ROLLOUT_BACK) {
+        log_error(
+            "generation %llu: %llu of %llu connections failed to move to it; going back to the code before",
+            (unsigned long long)r->generation, (unsigned long long)r->failed,
+            (unsigned long long)(r->moved + r->failed));
+        metrics_add(&s->metrics, METRIC_RELOADS_ROLLED_BACK, 1);
+        reload_restore(s->reload, r->accepted);
+    } else if (verdict == ROLLOUT_ACCEPT) {
+        log_info("generation %llu: %llu connections moved to it%s", (unsigned long long)r->generation,
+                 (unsigned long long)r->moved, r->failed > 0 ? "; those that failed to are closed" : "");
+        for (size_t i = 0; i < s->nworkers; i++)
+            dispatch_accept(s->workers[i], r->generation);
+    }
+}
+
 static int start_workers(struct server *s, struct gen *gen, struct err *e)
 {
+    const struct dispatch_options dispatch = {
+        .reaper = s->reaper, .reports = &s->mailbox, .on_report = on_migration_report};
     const struct config *config = &s->cli.config;
     s->workers = calloc(s->nworkers, sizeof s->workers[0]);
     s->finished = calloc(s->nworkers, sizeof s->finished[0]);
@@ -311,7 +338,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         w->peers = s->workers;
         w->trusted_proxies = &s->cli.trusted_proxies;
         w->layer[WORKER_SHARED] = s->shared;
-        if (dispatch_worker_init(w, gen->vms[i], s->reaper) < 0)
+        if (dispatch_worker_init(w, gen->vms[i], &dispatch) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;
         w->sets = s->sets;
@@ -347,6 +374,7 @@ static void note_generation(struct server *s, const struct gen *gen, const struc
 static void publish(struct server *s, struct gen *gen)
 {
     note_generation(s, gen, gen->vms[0]->router);
+    rollout_publish(&s->rollout, gen->number, gen->snapshot, gen->back);
     for (size_t i = 0; i < s->nworkers; i++) {
         dispatch_publish(s->workers[i], gen->vms[i]);
         gen->vms[i] = NULL;
@@ -384,6 +412,8 @@ static void on_first_generation(struct server *s, struct gen *gen)
     if (s->cli.command != CLI_RUN)
         return;
     note_generation(s, gen, router);
+    rollout_init(&s->rollout, &s->cli.config, s->nworkers);
+    rollout_publish(&s->rollout, gen->number, gen->snapshot, false);
     if (start_workers(s, gen, &e) < 0) {
         log_error("%s", e.text);
         stop(s, EXIT_FAILED);
@@ -533,6 +563,7 @@ static void finish(struct server *s)
         ev_loop_destroy(s->loop);
     }
     free(s->finished);
+    rollout_fini(&s->rollout);
 }
 
 static int serve(struct server *s)

@@ -174,8 +174,8 @@ function app.promise() end
 ---
 ---For a connection of another worker `true` means that the message has been handed over.
 ---@param id integer
----@param data string|number text must be UTF-8
----@param options { binary: boolean? }? `{binary = true}` sends it as a binary message
+---@param data string|number|integer[] text must be UTF-8; a list of byte values, 0 to 255, is sent as binary
+---@param options { binary: boolean? }? `{binary = true}` sends a string as binary; other options raise
 ---@return true? sent nil when it was not
 ---@return nil|"closed"|"queue full"|"not UTF-8" why
 function app.send(id, data, options) end
@@ -189,6 +189,21 @@ function app.send(id, data, options) end
 ---@return true? closing nil when it is not
 ---@return nil|"closed"|"queue full" why
 function app.close(id, code, reason) end
+
+---Sends to every subscriber of a topic, in every worker; not while the script loads.
+---
+---"queue full" is for subscribers of another worker; a slow subscriber is its own on_slow's business, and nobody is told.
+---@param topic string 1 to 255 bytes
+---@param data string|number|integer[] text must be UTF-8; a list of byte values, 0 to 255, is sent as binary
+---@param options { binary: boolean? }? `{binary = true}` sends a string as binary; other options raise
+---@return true? published nil when some or all do not get it
+---@return nil|"queue full"|"not UTF-8" why
+function app.publish(topic, data, options) end
+
+---How many connections are subscribed, in all workers; not while the script loads.
+---@param topic string 1 to 255 bytes
+---@return integer
+function app.subscribers(topic) end
 
 ---What app.shared can keep: a copy is made, without metatables; anything else in it raises.
 ---@alias tidewire.plain string|number|boolean|table
@@ -331,6 +346,25 @@ function ws:send(data, done) end
 ---@return true? sent nil when it was not
 ---@return nil|"closed"|"queue full" why on_slow says what follows "queue full"
 function ws:send_binary(bytes, done) end
+
+---Subscribes to a topic: from now on the client gets what is published to it. Once more changes nothing.
+---@param topic string 1 to 255 bytes
+---@return true? subscribed nil when it is not
+---@return nil|"closed"|"too many subscriptions"|"out of memory" why
+function ws:subscribe(topic) end
+
+---Ends a subscription. Subscriptions end with the connection, too.
+---@param topic string 1 to 255 bytes
+---@return boolean was_subscribed
+function ws:unsubscribe(topic) end
+
+---Sends to every subscriber of a topic, in every worker, but not to this connection, which need not be one.
+---@param topic string 1 to 255 bytes
+---@param data string|number|integer[] text must be UTF-8; a list of byte values, 0 to 255, is sent as binary
+---@param options { binary: boolean? }? `{binary = true}` sends a string as binary; other options raise
+---@return true? published nil when some or all do not get it
+---@return nil|"closed"|"queue full"|"not UTF-8" why
+function ws:publish(topic, data, options) end
 
 ---Sends a ping; its answer comes to on_pong. send_limit does not hold for it.
 ---@param payload string|number? up to 125 bytes, default ""; a longer one raises

@@ -66,6 +66,8 @@ const struct config_key config_keys[] = {
     KEY(load_budget, CONFIG_SECONDS, "10", 0.05, 3600, NULL, 0, "for loading the script"),
     KEY(reload_drain, CONFIG_SECONDS, "30", 0, 86400, NULL, 0,
         "for what still runs in the code of before a reload"),
+    KEY(rollback_share, CONFIG_NUMBER, "0.1", 0, 1, NULL, 0,
+        "of the connections that may fail to move to new code"),
     KEY(drain_timeout, CONFIG_SECONDS, "8", 0, 3600, NULL, 0, "for live connections when stopping"),
     KEY(max_tasks, CONFIG_COUNT, "100000", 1, 1e8, NULL, 0,
         "suspended handlers, spawned functions and timers, per worker"),

@@ -68,6 +68,10 @@
       "Keys that app.shared lost because of shared_size.")                                                   \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
     X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \
+    X(RELOADS_ROLLED_BACK, "tidewire_reloads_total", "outcome=\"rolled_back\"", "counter", "")               \
+    X(MIGRATED, "tidewire_migrations_total", "outcome=\"moved\"", "counter",                                 \
+      "WebSockets that went on in newer code.")                                                              \
+    X(MIGRATION_FAILED, "tidewire_migrations_total", "outcome=\"failed\"", "counter", "")                    \
     X(GENERATION, "tidewire_generation", "", "gauge", "Number of the newest published generation.")
 
 enum metric {

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TAG_NIL, TAG_FALSE, TAG_TRUE, TAG_INTEGER, TAG_REAL, TAG_STRING, TAG_TABLE };
+enum { TAG_NIL, TAG_FALSE, TAG_TRUE, TAG_INTEGER, TAG_REAL, TAG_STRING, TAG_TABLE, TAG_NULL, TAG_ARRAY };
 
 #define PAIRS_BYTES sizeof(uint32_t)
 
@@ -58,6 +58,11 @@ int value_put_nil(struct buf *b)
     return value_put_tag(b, TAG_NIL);
 }
 
+int value_put_null(struct buf *b)
+{
+    return value_put_tag(b, TAG_NULL);
+}
+
 int value_put_boolean(struct buf *b, bool boolean)
 {
     return value_put_tag(b, boolean ? TAG_TRUE : TAG_FALSE);
@@ -85,11 +90,21 @@ int value_put_string(struct buf *b, const char *text, size_t len)
     return buf_append(b, text, len);
 }
 
-int value_begin_table(struct buf *b, size_t *at)
+static int value_begin(struct buf *b, uint8_t tag, size_t *at)
 {
-    static const uint8_t head[1 + PAIRS_BYTES] = {TAG_TABLE};
+    const uint8_t head[1 + PAIRS_BYTES] = {tag};
     *at = b->len;
     return buf_append(b, head, sizeof head);
+}
+
+int value_begin_table(struct buf *b, size_t *at)
+{
+    return value_begin(b, TAG_TABLE, at);
+}
+
+int value_begin_array(struct buf *b, size_t *at)
+{
+    return value_begin(b, TAG_ARRAY, at);
 }
 
 void value_end_table(struct buf *b, size_t at, uint32_t pairs)
@@ -154,14 +169,14 @@ static int value_read_string(struct value_reader *r, struct value_item *item)
     return 0;
 }
 
-static int value_read_table(struct value_reader *r, struct value_item *item)
+static int value_read_pairs(struct value_reader *r, struct value_item *item, enum value_kind kind)
 {
     uint32_t pairs;
     if (item->is_key || r->depth == VALUE_DEPTH || value_rest(r) < sizeof pairs)
         return -1;
     memcpy(&pairs, r->at, sizeof pairs);
     r->at += sizeof pairs;
-    item->kind = VALUE_TABLE;
+    item->kind = kind;
     item->as.pairs = le32toh(pairs);
     r->left[r->depth++] = 2 * (uint64_t)item->as.pairs;
     return item->as.pairs > value_rest(r) / 2 ? -1 : 0; /* a key or value takes a byte at least */
@@ -184,7 +199,9 @@ static int value_read(struct value_reader *r, struct value_item *item)
         return 0;
     case TAG_REAL: return value_read_real(r, item);
     case TAG_STRING: return value_read_string(r, item);
-    case TAG_TABLE: return value_read_table(r, item);
+    case TAG_TABLE: return value_read_pairs(r, item, VALUE_TABLE);
+    case TAG_NULL: item->kind = VALUE_NULL; return 0;
+    case TAG_ARRAY: return value_read_pairs(r, item, VALUE_ARRAY);
     default: return -1;
     }
 }

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: MIT
  * Flat copies of Lua data, to be carried from one Lua state to another: nil, booleans, integers, floats,
- * strings, and tables of these. Knows nothing of Lua. One thread at a time; owns nothing.
+ * strings, a null that is not nil, and tables of these, which may be marked as arrays. Knows nothing of Lua.
+ * One thread at a time; owns nothing.
  *
  * A value is a byte that says what it is, and then
  *
- *   nil, false, true   nothing
+ *   nil, false, true,
+ *   null               nothing
  *   integer            zigzag (0, -1, 1, -2 ...), 7 bits a byte, lowest first; all but the last have the
  *                      top bit set
  *   float              8 bytes, lowest first
  *   string             its length, as an integer without the zigzag; then its bytes
- *   table              how many pairs, 4 bytes, lowest first; then key, value, key, value ...
+ *   table, array       how many pairs, 4 bytes, lowest first; then key, value, key, value ...
  *
- * A key is neither nil nor NaN nor a table. There is one way to write each value, and the reader insists on
- * it; that keys differ it does not check. */
+ * A key is neither nil nor NaN nor a table. An array is a table with a mark: its keys may be any. There is
+ * one way to write each value, and the reader insists on it; that keys differ it does not check. */
 #ifndef TIDEWIRE_BASE_VALUE_H
 #define TIDEWIRE_BASE_VALUE_H
 
@@ -29,14 +31,16 @@
 
 /* Each appends; 0, or -1 when memory runs out (the buffer is then unchanged). */
 int value_put_nil(struct buf *b);
+int value_put_null(struct buf *b);
 int value_put_boolean(struct buf *b, bool boolean);
 int value_put_integer(struct buf *b, int64_t integer);
 int value_put_real(struct buf *b, double real);
 int value_put_string(struct buf *b, const char *text, size_t len);
 
-/* Begins a table: `*at` is for value_end_table, which is told the number of pairs put in between. The depth
- * is the caller's to bound, and that no key is what a key cannot be. */
+/* Begins a table, or one that is marked: `*at` is for value_end_table, which is told the number of pairs put
+ * in between. The depth is the caller's to bound, and that no key is what a key cannot be. */
 int value_begin_table(struct buf *b, size_t *at);
+int value_begin_array(struct buf *b, size_t *at);
 void value_end_table(struct buf *b, size_t at, uint32_t pairs);
 
 /* A number on its own; how many bytes it takes. */
@@ -47,11 +51,13 @@ size_t value_write_real(uint8_t out[VALUE_NUMBER], double real);
 
 enum value_kind {
     VALUE_NIL,
+    VALUE_NULL,
     VALUE_BOOLEAN,
     VALUE_INTEGER,
     VALUE_REAL,
     VALUE_STRING,
     VALUE_TABLE, /* its pairs follow, then VALUE_END */
+    VALUE_ARRAY, /* the same of a table that is marked */
     VALUE_END,
 };
 
@@ -66,7 +72,7 @@ struct value_item {
             const char *text; /* within the bytes that are read */
             size_t len;
         } string;
-        uint32_t pairs; /* of a table: never more than the bytes that are left can hold */
+        uint32_t pairs; /* of a table or array: never more than the bytes that are left can hold */
     } as;
 };
 

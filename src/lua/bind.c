@@ -3,9 +3,12 @@
 #include "lua/bind.h"
 
 #include "lua/bind_app.h"
+#include "lua/bind_done.h"
 #include "lua/bind_json.h"
 #include "lua/bind_library.h"
+#include "lua/bind_life.h"
 #include "lua/bind_log.h"
+#include "lua/bind_move.h"
 #include "lua/bind_promise.h"
 #include "lua/bind_req.h"
 #include "lua/bind_request.h"
@@ -30,6 +33,7 @@ static int bind_open(lua_State *L)
 const struct vm_bindings bind_all = {
     .open = bind_open,
     .seal = bind_route_seal,
+    .life = bind_life_run,
     .request = bind_request_run,
     .stream_forget = bind_request_stream_forget,
     .ws_open = bind_ws_on_open,
@@ -37,6 +41,10 @@ const struct vm_bindings bind_all = {
     .ws_control = bind_ws_on_control,
     .ws_drain = bind_ws_on_drain,
     .ws_close = bind_ws_on_close,
+    .ws_pack = bind_move_pack,
+    .ws_arrive = bind_move_arrive,
+    .give_up_dones = bind_done_give_up,
     .ws_wants_control = bind_ws_wants_control,
     .ws_forget = bind_ws_forget,
+    .ws_leave = bind_ws_leave,
 };

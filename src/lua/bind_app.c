@@ -5,6 +5,7 @@
 #include <lauxlib.h>
 
 #include "bus/letter.h"
+#include "lua/bind_life.h"
 #include "lua/bind_message.h"
 #include "lua/bind_misuse.h"
 #include "lua/bind_promise.h"
@@ -59,6 +60,8 @@ void bind_app_open(lua_State *L)
         {"after", bind_task_after},
         {"every", bind_task_every},
         {"publish", bind_topic_publish_to_all},
+        {"on_start", bind_life_on_start},
+        {"on_stop", bind_life_on_stop},
         {"subscribers", bind_topic_subscribers},
         {NULL, NULL},
     };

@@ -13,6 +13,7 @@
 
 struct bind_done {
     struct session_done done;
+    struct list pending; /* in vm->dones until it is complete */
     struct job job;
     int target;      /* registry reference: the function or the promise */
     const char *why; /* it failed; static text */
@@ -56,6 +57,7 @@ static void bind_done_complete(struct session_done *done, const char *why)
 {
     struct bind_done *d = LIST_ENTRY(done, struct bind_done, done);
     d->why = why;
+    list_remove(&d->pending);
     job_post(&d->job);
 }
 
@@ -77,5 +79,16 @@ struct session_done *bind_done_take(lua_State *L, int index, const char *what)
     *d = (struct bind_done){.done.complete = bind_done_complete, .target = target, .about = vm->about};
     job_init(&d->job, vm, bind_done_run, bind_done_drop);
     vm_hold(vm);
+    list_init(&d->done.link);
+    list_append(&vm->dones, &d->pending);
     return &d->done;
+}
+
+void bind_done_give_up(struct vm *vm)
+{
+    while (!list_empty(&vm->dones)) {
+        struct bind_done *d = LIST_ENTRY(vm->dones.next, struct bind_done, pending);
+        list_remove(&d->done.link); /* the session does not tell it any more */
+        bind_done_complete(&d->done, "reloaded");
+    }
 }

@@ -12,4 +12,9 @@
  * that, since it would be lost when something raises. */
 struct session_done *bind_done_take(lua_State *L, int index, const char *what);
 
+struct vm;
+
+/* The VM's time is over: all that are pending complete with "reloaded". */
+void bind_done_give_up(struct vm *vm);
+
 #endif

@@ -234,7 +234,7 @@ static bool push_value(lua_State *L, json_t *value, int array_meta, int depth)
     case JSON_REAL: lua_pushnumber(L, json_real_value(value)); break;
     case JSON_TRUE: lua_pushboolean(L, 1); break;
     case JSON_FALSE: lua_pushboolean(L, 0); break;
-    case JSON_NULL: lua_pushlightuserdata(L, &null_value); break;
+    case JSON_NULL: bind_json_push_null(L); break;
     }
     return true;
 }
@@ -289,6 +289,11 @@ static int call_decode(lua_State *L)
 bool bind_json_is_null(lua_State *L, int index)
 {
     return lua_islightuserdata(L, index) && lua_touserdata(L, index) == &null_value;
+}
+
+void bind_json_push_null(lua_State *L)
+{
+    lua_pushlightuserdata(L, &null_value);
 }
 
 void bind_json_push_array_meta(lua_State *L)
@@ -369,7 +374,7 @@ void bind_json_open(lua_State *L)
     lua_rawsetp(L, LUA_REGISTRYINDEX, &array_meta_key);
 
     luaL_newlib(L, functions);
-    lua_pushlightuserdata(L, &null_value);
+    bind_json_push_null(L);
     lua_createtable(L, 0, 2);
     lua_pushcfunction(L, light_tostring);
     lua_setfield(L, -2, "__tostring");

@@ -25,7 +25,10 @@ int bind_json_decode(lua_State *L, const char *text, size_t len);
 /* Whether the value at `index` is json.null. Never raises. */
 bool bind_json_is_null(lua_State *L, int index);
 
-/* Pushes the metatable that marks arrays. */
+/* Pushes json.null, which is the same in every VM. Never raises. */
+void bind_json_push_null(lua_State *L);
+
+/* Pushes the metatable that marks arrays. Never raises. */
 void bind_json_push_array_meta(lua_State *L);
 
 /* Raises what Lua raises when it gets no memory. */

@@ -217,6 +217,21 @@ static void bind_req_push_kept(lua_State *L, int index)
 }
 
 /* Upvalue 1 is the table of methods. */
+bool bind_req_push_kept_context(lua_State *L, int index)
+{
+    if (lua_getiuservalue(L, index, 1) == LUA_TTABLE && lua_getfield(L, -1, "context") != LUA_TNIL)
+        return true;
+    return false;
+}
+
+void bind_req_set_context(lua_State *L, int index)
+{
+    bind_req_push_kept(L, index);
+    lua_insert(L, -2);
+    lua_setfield(L, -2, "context");
+    lua_pop(L, 1);
+}
+
 static int bind_req_index(lua_State *L)
 {
     const struct bind_req *req = luaL_checkudata(L, 1, BIND_REQ_TYPE);

@@ -25,4 +25,10 @@ int bind_req_fallback(lua_State *L, int index);
 void bind_req_push_remote(lua_State *L, const struct head *head);
 void bind_req_push_params(lua_State *L, const struct head *head);
 
+/* Pushes req.context of the request at `index`, when it was ever asked for; false when not, with anything
+ * pushed. */
+bool bind_req_push_kept_context(lua_State *L, int index);
+/* Sets it to the value at the top, which it pops. */
+void bind_req_set_context(lua_State *L, int index);
+
 #endif

@@ -31,11 +31,13 @@ enum bind_ws_slot {
     BIND_WS_MORE,
     BIND_WS_SLOTS = BIND_WS_MORE
 };
-enum bind_ws_more { BIND_WS_REQUEST = 1, BIND_WS_STATE, BIND_WS_PING, BIND_WS_PONG, BIND_WS_DRAIN };
+enum bind_ws_more { BIND_WS_PING = BIND_WS_STATE + 1, BIND_WS_PONG, BIND_WS_DRAIN };
 
 struct bind_ws {
     struct session *session; /* NULL once the connection is gone */
     uint64_t gone;           /* then: its id << 16 | its close code */
+    bool migrated;           /* it has come from older code */
+    bool left;               /* it has gone to newer code: `session` is looked up anew for each call */
 };
 
 static uint64_t bind_ws_id(const struct bind_ws *box)
@@ -45,7 +47,20 @@ static uint64_t bind_ws_id(const struct bind_ws *box)
 
 static struct bind_ws *bind_ws_check(lua_State *L)
 {
-    return bind_misuse_check_self(L, BIND_WS_TYPE, "a WebSocket", "ws:send(...)");
+    struct bind_ws *box = bind_misuse_check_self(L, BIND_WS_TYPE, "a WebSocket", "ws:send(...)");
+    if (box->left)
+        box->session = session_find(vm_of(L)->home, box->gone >> 16);
+    return box;
+}
+
+/* For what would set a handler. */
+static void bind_ws_check_handlers(lua_State *L)
+{
+    if (bind_ws_check(L)->left)
+        luaL_error(L,
+                   "this connection has moved to newer code, whose own handlers it calls; on the ws of this "
+                   "code, of generation %d, only sending and closing still work",
+                   (int)vm_of(L)->generation);
 }
 
 struct session *bind_ws_session(lua_State *L)
@@ -64,7 +79,7 @@ static int bind_ws_fail(lua_State *L, const char *why)
 
 static int bind_ws_set_handler(lua_State *L, int slot)
 {
-    bind_ws_check(L);
+    bind_ws_check_handlers(L);
     if (!lua_isnil(L, 2))
         luaL_checktype(L, 2, LUA_TFUNCTION);
     lua_settop(L, 2);
@@ -113,7 +128,7 @@ static void bind_ws_set_more(lua_State *L, int key)
 
 static int bind_ws_set_rare_handler(lua_State *L, int key)
 {
-    bind_ws_check(L);
+    bind_ws_check_handlers(L);
     if (!lua_isnil(L, 2))
         luaL_checktype(L, 2, LUA_TFUNCTION);
     lua_settop(L, 2);
@@ -304,7 +319,9 @@ static void bind_ws_push_is_closed(lua_State *L, const struct bind_ws *box)
 static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
 {
     const struct session *s = box->session;
-    if (s == NULL)
+    if (s == NULL && box->left) /* nobody has told */
+        lua_pushnil(L);
+    else if (s == NULL)
         lua_pushinteger(L, (lua_Integer)(box->gone & 0xffff));
     else if (s->state == SESSION_ENDED)
         lua_pushinteger(L, s->close_code);
@@ -342,6 +359,17 @@ static void bind_ws_push_protocol(lua_State *L, const struct bind_ws *box)
     name != NULL ? (void)lua_pushlstring(L, name, len) : lua_pushnil(L);
 }
 
+static void bind_ws_push_generation(lua_State *L, const struct bind_ws *box)
+{
+    (void)box;
+    lua_pushinteger(L, (lua_Integer)vm_of(L)->generation);
+}
+
+static void bind_ws_push_migrated(lua_State *L, const struct bind_ws *box)
+{
+    lua_pushboolean(L, box->migrated);
+}
+
 static const struct bind_ws_field {
     const char *name;
     void (*push)(lua_State *L, const struct bind_ws *box); /* the box is at 1 */
@@ -356,6 +384,8 @@ static const struct bind_ws_field {
     {"close_code", bind_ws_push_close_code},
     {"remote_address", bind_ws_push_remote_address},
     {"ping_interval", bind_ws_push_ping_interval},
+    {"generation", bind_ws_push_generation},
+    {"migrated", bind_ws_push_migrated},
 };
 #define BIND_WS_FIELDS (sizeof bind_ws_fields / sizeof bind_ws_fields[0])
 
@@ -454,18 +484,20 @@ static void bind_ws_keep_request(lua_State *L, int *request)
     *request = LUA_NOREF;
 }
 
-int bind_ws_on_open(lua_State *L)
+void bind_ws_push_new(lua_State *L, struct session *s, bool migrated)
 {
-    const struct live_open *open = sched_take_arg(L);
-    struct session *s = open->session;
-    lua_settop(L, 0);
     struct bind_ws *box = lua_newuserdatauv(L, sizeof *box, BIND_WS_SLOTS);
-    *box = (struct bind_ws){.session = s};
+    *box = (struct bind_ws){.session = s, .migrated = migrated};
     luaL_setmetatable(L, BIND_WS_TYPE);
-    lua_pushvalue(L, 1);
+    lua_pushvalue(L, -1);
     s->owner_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_ws_keep_request(L, open->request);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, open->handler);
+}
+
+int bind_ws_call_route(lua_State *L, int handler)
+{
+    const struct session *s = bind_ws_check(L)->session;
+    lua_settop(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, handler);
     bool wants_request = bind_ws_wants_request(L);
     lua_pushvalue(L, 1);
     if (wants_request && bind_ws_get_more(L, 1, BIND_WS_REQUEST) == LUA_TNIL) {
@@ -474,6 +506,25 @@ int bind_ws_on_open(lua_State *L)
     }
     lua_callk(L, wants_request ? 2 : 1, 0, 0, sched_call_done);
     return 0;
+}
+
+int bind_ws_on_open(lua_State *L)
+{
+    const struct live_open *open = sched_take_arg(L);
+    lua_settop(L, 0);
+    bind_ws_push_new(L, open->session, false);
+    bind_ws_keep_request(L, open->request);
+    return bind_ws_call_route(L, open->handler);
+}
+
+int bind_ws_push_kept(lua_State *L, int index, enum bind_ws_kept what)
+{
+    return bind_ws_get_more(L, index, (int)what);
+}
+
+void bind_ws_set_kept(lua_State *L, enum bind_ws_kept what)
+{
+    bind_ws_set_more(L, (int)what);
 }
 
 /* Pushes the handler in `slot` and the ws; false when there is no handler. */
@@ -554,4 +605,15 @@ void bind_ws_forget(lua_State *L, struct session *s)
     lua_pop(L, 1);
     luaL_unref(L, LUA_REGISTRYINDEX, s->owner_ref);
     s->owner_ref = LUA_NOREF;
+}
+
+void bind_ws_leave(lua_State *L, int ref, uint64_t id)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    struct bind_ws *box = lua_touserdata(L, -1);
+    box->gone = id << 16;
+    box->session = NULL;
+    box->left = true;
+    lua_pop(L, 1);
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
 }

@@ -21,11 +21,16 @@
 #include "script/handshake.h"
 #include "script/job.h"
 #include "script/live.h"
+#include "script/migrate.h"
 #include "script/timer.h"
+#include "ws/closecode.h"
 #include "ws/upgrade.h"
 
 /* How long what has waited (script/job.h) goes on before the connections get their turn. */
 #define DISPATCH_TURN_MS 5
+
+/* How long live connections move to new code in one loop iteration. */
+#define DISPATCH_SWEEP_MS 2
 
 /* How long completions and tasks may go on when the worker has ended. */
 #define DISPATCH_LAST_MS 1000
@@ -35,8 +40,10 @@ struct dispatch {
     struct list vms;              /* it, and older ones that are still needed */
     _Atomic(struct vm *) pending; /* published, not yet current */
     struct mail publication;      /* in the worker's mailbox exactly while there is a pending VM */
-    struct reaper *reaper;
+    struct dispatch_options o;
     struct budget budget;
+    struct migrate migrate;
+    bool sweeping;
     struct { /* the last request whose head came: mostly the next to be asked about */
         const struct head *head;
         uint64_t generation;
@@ -68,25 +75,43 @@ static void dispatch_adopt(struct worker *w, struct vm *vm)
 static void dispatch_retire(struct worker *w, struct vm *vm)
 {
     ev_timer_stop(w->loop, &vm->drain);
+    vm_tell_stop(vm);
     list_remove(&vm->link);
     vm_stop(vm);
-    reaper_bury(dispatch_of(w)->reaper, vm);
+    reaper_bury(dispatch_of(w)->o.reaper, vm);
 }
 
-/* What still runs in the code of before a reload, without a connection, has had its time. */
+static void dispatch_start_sweep(struct worker *w)
+{
+    dispatch_of(w)->sweeping = true;
+    w->due = true;
+}
+
+static void dispatch_cancel_sessions(struct worker *w, const struct vm *vm)
+{
+    const struct session_worker *l = w->layer[WORKER_WS];
+    for (size_t i = 0; i < l->sessions.slots; i++)
+        if (l->sessions.table[i] != NULL)
+            live_cancel(l->sessions.table[i], vm);
+}
+
+/* What still waits in the code of before a reload has had its time. Its connections go on in the new code. */
 static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents)
 {
     (void)loop;
     (void)revents;
     struct vm *vm = drain->data;
     struct log_context about = {.worker = vm->worker};
-    if (!list_empty(&vm->tasks) || !list_empty(&vm->timers))
+    if (vm->ntasks > 0)
         log_write(LOG_WARN, &about,
-                  "generation %llu: tasks and timers were left at the end of reload_drain; cancelled",
-                  (unsigned long long)vm->generation);
+                  "generation %llu: %llu tasks and timers were left at the end of reload_drain; cancelled",
+                  (unsigned long long)vm->generation, (unsigned long long)vm->ntasks);
     vm_cancel(vm);
+    exchange_cancel_all(vm);
+    dispatch_cancel_sessions(vm->home, vm);
+    vm->bindings->give_up_dones(vm);
     vm->drained = true;
-    vm->home->due = true;
+    dispatch_start_sweep(vm->home);
 }
 
 static void dispatch_on_publication(struct mail *mail, void *receiver)
@@ -98,17 +123,81 @@ static void dispatch_on_publication(struct mail *mail, void *receiver)
     dispatch_adopt(w, atomic_exchange(&d->pending, NULL));
     if (old == NULL) /* the worker has ended */
         return;
+    vm_tell_start(d->current);
+    migrate_begin(&d->migrate, d->current->generation);
     timer_stop_all(old, true);
     ev_timer_init(&old->drain, dispatch_on_drain, w->config->reload_drain, 0);
     old->drain.data = old;
     ev_timer_start(w->loop, &old->drain);
-    w->due = true;
+    dispatch_start_sweep(w);
+}
+
+/* All that can move to the newest code now has. */
+static void dispatch_report(struct worker *w)
+{
+    struct dispatch *d = dispatch_of(w);
+    struct migrate_report *report = malloc(sizeof *report);
+    if (report == NULL)
+        return;
+    d->migrate.state = MIGRATE_TOLD;
+    *report = (struct migrate_report){.mail.deliver = d->o.on_report,
+                                      .generation = d->migrate.generation,
+                                      .moved = d->migrate.moved,
+                                      .failed = d->migrate.failed};
+    mailbox_post(d->o.reports, &report->mail);
+}
+
+static void dispatch_sweep(struct worker *w)
+{
+    struct dispatch *d = dispatch_of(w);
+    if (!d->sweeping)
+        return;
+    d->sweeping = migrate_sweep(&d->migrate, w, clock_now_ms() + DISPATCH_SWEEP_MS);
+    if (d->sweeping)
+        w->due = true;
+    else if (d->migrate.state == MIGRATE_MOVING)
+        dispatch_report(w);
+}
+
+void dispatch_on_moved(struct worker *w, struct session *s, bool moved)
+{
+    struct dispatch *d = dispatch_of(w);
+    migrate_count(&d->migrate, w, moved);
+    if (!moved && d->migrate.state == MIGRATE_ACCEPTED)
+        session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
+}
+
+/* The main thread accepts a generation. */
+struct dispatch_verdict {
+    struct mail mail;
+    uint64_t generation;
+};
+
+static void dispatch_on_verdict(struct mail *mail, void *receiver)
+{
+    struct dispatch_verdict *v = (struct dispatch_verdict *)mail;
+    struct worker *w = receiver;
+    if (dispatch_of(w) != NULL) {
+        migrate_accept(&dispatch_of(w)->migrate, w, v->generation);
+        dispatch_start_sweep(w); /* what the worker had given up */
+    }
+    free(v);
+}
+
+void dispatch_accept(struct worker *w, uint64_t generation)
+{
+    struct dispatch_verdict *v = malloc(sizeof *v);
+    if (v == NULL)
+        return;
+    *v = (struct dispatch_verdict){.mail.deliver = dispatch_on_verdict, .generation = generation};
+    worker_post(w, &v->mail);
 }
 
 static void dispatch_on_due(struct worker *w)
 {
     struct dispatch *d = dispatch_of(w);
     uint64_t until = clock_coarse_ms() + DISPATCH_TURN_MS;
+    dispatch_sweep(w);
     for (struct list *l = d->vms.next, *next; l != &d->vms; l = next) {
         struct vm *vm = LIST_ENTRY(l, struct vm, link);
         next = l->next;
@@ -129,7 +218,7 @@ void dispatch_publish(struct worker *w, struct vm *vm)
     struct dispatch *d = dispatch_of(w);
     struct vm *overtaken = atomic_exchange(&d->pending, vm);
     if (overtaken != NULL) /* its mail has not been read yet and will find the newer one */
-        reaper_bury(d->reaper, overtaken);
+        reaper_bury(d->o.reaper, overtaken);
     else
         worker_post(w, &d->publication);
 }
@@ -280,6 +369,7 @@ static const struct http1_handler dispatch_requests = {
 static void dispatch_on_start(struct worker *w)
 {
     budget_adopt(&dispatch_of(w)->budget);
+    vm_tell_start(dispatch_current(w));
 }
 
 /* Completions are told of the end of their connections, and what that wakes goes on, for a while. */
@@ -323,7 +413,7 @@ struct budget *dispatch_budget(struct worker *w)
     return &dispatch_of(w)->budget;
 }
 
-int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper)
+int dispatch_worker_init(struct worker *w, struct vm *vm, const struct dispatch_options *o)
 {
     struct dispatch *d = calloc(1, sizeof *d);
     if (d == NULL || session_worker_init(w, &live_sessions) < 0 || courier_init(w) < 0 ||
@@ -331,7 +421,8 @@ int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper)
         free(d);
         return -1;
     }
-    d->reaper = reaper;
+    d->o = *o;
+    d->migrate = (struct migrate){.generation = vm->generation, .state = MIGRATE_ACCEPTED};
     list_init(&d->vms);
     d->publication.deliver = dispatch_on_publication;
     budget_init(&d->budget, "handler_budget", w->config->handler_budget);

@@ -7,18 +7,32 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "net/mailbox.h"
 #include "net/worker.h"
 #include "script/reaper.h"
 #include "script/vm.h"
 #include "ws/session.h"
 
-/* Before the worker's thread starts. The first VM serves from the start; `reaper` gets VMs that are done. 0
- * or -1 when memory runs out (then `vm` stays the caller's). */
-int dispatch_worker_init(struct worker *w, struct vm *vm, struct reaper *reaper);
+struct dispatch_options {
+    struct reaper *reaper; /* gets VMs that are done */
+    struct mailbox
+        *reports; /* the main thread's, which is told by a struct migrate_report when all connections */
+    void (*on_report)(struct mail *report, void *receiver); /* that can have moved to new code */
+};
+
+/* Before the worker's thread starts. The first VM serves from the start. 0, or -1 when memory runs out (then
+ * `vm` stays the caller's). */
+int dispatch_worker_init(struct worker *w, struct vm *vm, const struct dispatch_options *o);
 
 /* The main thread: from its next loop iteration on the worker serves new connections with `vm`, which it
  * takes over. When the worker has not got to the VM published before, that one is dropped. */
 void dispatch_publish(struct worker *w, struct vm *vm);
+
+/* The main thread: the generation is accepted. What could not move to it is closed. */
+void dispatch_accept(struct worker *w, uint64_t generation);
+
+/* For live.c: what became of a session's move to the newest code. */
+void dispatch_on_moved(struct worker *w, struct session *s, bool moved);
 
 /* What workers are created with. */
 extern const struct worker_hooks dispatch_worker_hooks;

@@ -35,6 +35,7 @@ static void exchange_unref(struct exchange *x, int ref)
 static void exchange_free(struct exchange *x)
 {
     exchange_wake_writers(x);
+    list_remove(&x->link);
     x->vm->bindings->stream_forget(x->vm->L, x->stream);
     exchange_unref(x, x->stream);
     exchange_unref(x, x->request);
@@ -180,6 +181,7 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
     x->vm = vm;
     x->request = x->stream = LUA_NOREF;
     list_init(&x->writers);
+    list_init(&x->link);
     if (body != NULL) {
         x->body = *body;
         *body = (struct buf)BUF_INIT;
@@ -195,6 +197,7 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
                                              });
     if (result == SCHED_SUSPENDED) {
         x->put_off = true;
+        list_append(&vm->exchanges, &x->link);
         http1_put_off(c, x, exchange_time_limit(x), x->upgrade);
     } else
         exchange_decide(x, result);
@@ -207,6 +210,24 @@ void exchange_on_gone(struct conn *c, void *request)
     if (x->task != NULL)
         task_cancel(x->task);
     exchange_free(x);
+}
+
+void exchange_cancel_all(struct vm *vm)
+{
+    while (!list_empty(&vm->exchanges)) {
+        struct exchange *x = LIST_ENTRY(vm->exchanges.next, struct exchange, link);
+        struct conn *c = x->conn;
+        if (x->task != NULL)
+            task_cancel(x->task);
+        if (x->streaming)
+            reply_end(c, false);
+        else {
+            reply_last(c);
+            reply_error(c, 503, "The server's code was replaced while this request waited.",
+                        "Retry-After: 1\r\n");
+        }
+        exchange_free(x);
+    }
 }
 
 /* ---- streaming ---- */

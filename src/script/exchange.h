@@ -40,6 +40,7 @@ struct exchange {
     bool typed;               /* Content-Type is among the fields */
     const char *type;         /* Content-Type, static; NULL when the fields say it */
     struct buf fields, reply; /* header lines, each with its CR LF; the body */
+    struct list link;         /* in vm->exchanges while it is put off */
     struct list writers;      /* tasks that wait until what was streamed has left the queue */
     int stream;               /* registry reference of what stands between `write` and this; or LUA_NOREF */
 };
@@ -57,6 +58,9 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
 /* http1_handler.on_gone and on_drained. */
 void exchange_on_gone(struct conn *c, void *request);
 void exchange_on_drained(struct conn *c, void *request);
+
+/* Those that wait for this VM have had their time: 503, or the end of what is streamed. Outside of Lua. */
+void exchange_cancel_all(struct vm *vm);
 
 /* For the binding that streams; false when nobody wants any pieces. */
 bool exchange_stream_begin(struct exchange *x);

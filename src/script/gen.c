@@ -5,21 +5,22 @@
 #include <stdlib.h>
 
 struct gen *gen_build(const struct config *config, const char *script, size_t workers, uint64_t number,
-                      const struct vm_bindings *bindings, struct budget *budget, struct err *e)
+                      struct snapshot *files, const struct vm_bindings *bindings, struct budget *budget,
+                      struct err *e)
 {
     struct gen *g = calloc(1, sizeof *g + workers * sizeof g->vms[0]);
-    struct snapshot *snapshot = snapshot_create();
-    if (g == NULL || snapshot == NULL) {
+    if (g == NULL || (g->snapshot = files != NULL ? snapshot_ref(files) : snapshot_create()) == NULL) {
         err_set(e, "out of memory");
         goto fail;
     }
+    g->back = files != NULL;
     g->number = number;
     g->nvms = workers;
     for (size_t i = 0; i < workers; i++) {
         struct vm_options o = {
             .config = config,
             .bindings = bindings,
-            .snapshot = snapshot,
+            .snapshot = g->snapshot,
             .budget = budget,
             .worker = (unsigned)i + 1,
             .workers = (unsigned)workers,
@@ -33,10 +34,8 @@ struct gen *gen_build(const struct config *config, const char *script, size_t wo
             goto fail;
         }
     }
-    snapshot_unref(snapshot);
     return g;
 fail:
-    snapshot_unref(snapshot);
     gen_destroy(g);
     return NULL;
 }
@@ -46,5 +45,7 @@ void gen_destroy(struct gen *g)
     for (size_t i = 0; g != NULL && i < g->nvms; i++)
         if (g->vms[i] != NULL)
             vm_destroy(g->vms[i]);
+    if (g != NULL && g->snapshot != NULL)
+        snapshot_unref(g->snapshot);
     free(g);
 }

@@ -11,15 +11,18 @@
 #include "script/vm.h"
 
 struct gen {
-    uint64_t number; /* from 1, only rises */
+    uint64_t number;           /* from 1, only rises */
+    struct snapshot *snapshot; /* the files it was made from; a reference */
+    bool back;                 /* they were given, to roll back */
     size_t nvms;
     struct vm *vms[]; /* by worker index - 1; NULL once handed out */
 };
 
-/* Runs the script once for every worker, from one snapshot. On the thread of `budget`. NULL with `e` filled
- * when any of them fails or their route tables differ. */
+/* Runs the script once for every worker, from one snapshot: `files`, or a new one when that is NULL. On the
+ * thread of `budget`. NULL with `e` filled when any of them fails or their route tables differ. */
 struct gen *gen_build(const struct config *config, const char *script, size_t workers, uint64_t number,
-                      const struct vm_bindings *bindings, struct budget *budget, struct err *e);
+                      struct snapshot *files, const struct vm_bindings *bindings, struct budget *budget,
+                      struct err *e);
 
 /* Frees the generation and the VMs that were not handed out. */
 void gen_destroy(struct gen *g);

@@ -32,6 +32,8 @@ static void live_on_end(void *owner, struct task *t, enum sched_result result)
     struct session *s = owner;
     live_check(s, result);
     inbound_release(s);
+    if (result != SCHED_CANCELLED)
+        live_follow(s);
 }
 
 static const struct task_owner live_owner = {
@@ -61,6 +63,9 @@ static const struct vm_bindings *live_bindings(const struct session *s)
 static void live_on_message(struct session *s, bool text, const char *data, size_t len)
 {
     struct live_message m = {s, text, data, len};
+    live_follow(s);
+    if (!session_is_open(s)) /* the new code has no place for it */
+        return;
     live_run(s, live_bindings(s)->ws_message, &m);
 }
 
@@ -96,6 +101,131 @@ static void live_on_close(struct session *s, unsigned code, const char *reason, 
     vm_release_connection(vm);
 }
 
+/* ---- moving to newer code ---- */
+
+/* Sessions remember which generation they were refused by; four bits tell the few apart that are alive. */
+static unsigned live_mark(uint64_t generation)
+{
+    return (unsigned)(generation % 15) + 1;
+}
+
+bool live_is_refused(const struct session *s)
+{
+    const struct vm *vm = dispatch_current(s->conn->worker);
+    return session_owner(s) != vm && s->refused == live_mark(vm->generation) && session_is_open(s);
+}
+
+static bool live_can_follow(const struct session *s, const struct vm *to)
+{
+    return to != NULL && session_owner(s) != NULL && session_owner(s) != to && session_is_open(s) &&
+           s->refused != live_mark(to->generation) && (s->more == NULL || s->more->in.suspended == 0);
+}
+
+/* The route of `to` that fits the session; -1. */
+static int live_new_route(const struct session *s, const struct vm *to)
+{
+    struct router_match m;
+    int route = dispatch_match(to->router, s->head, &m);
+    return route >= 0 && router_route(to->router, (size_t)route)->method == ROUTER_WEBSOCKET ? route : -1;
+}
+
+/* Which code a session runs. */
+struct live_code {
+    const struct session_limits *limits;
+    uint16_t route;
+    int ref;
+};
+
+static struct live_code live_swap(struct session *s, struct live_code to)
+{
+    struct live_code from = {s->limits, s->owner_route, s->owner_ref};
+    s->limits = to.limits;
+    s->owner_route = to.route;
+    s->owner_ref = to.ref;
+    return from;
+}
+
+/* What follows from the limits being others. Timers go on as they are unless the route's pings have changed.
+ */
+static void live_adopt_limits(struct session *s, const struct session_limits *before)
+{
+    const struct session_limits *now = s->limits;
+    bool was_default = s->ping_ms == (uint32_t)(before->ping_interval * 1000 + 0.5);
+    if (was_default && now->ping_interval != before->ping_interval)
+        session_set_ping_interval(s, now->ping_interval);
+    bool waiting = s->more != NULL && s->more->in.suspended > 0;
+    s->conn->sips = waiting || now->messages_per_second > 0;
+}
+
+/* Runs the route's function of the new code. The old code stays ready in case that fails. */
+static enum live_followed live_try(struct session *s, struct vm *to, int route, struct live_luggage *luggage)
+{
+    struct vm *from = session_owner(s);
+    struct live_arrival arrival = {luggage, to->routes[route].handler};
+    struct log_context about = vm_about(to, s->conn, route);
+    vm_hold_connection(to);
+    struct live_code old =
+        live_swap(s, (struct live_code){&to->routes[route].limits, (uint16_t)route, LUA_NOREF});
+    enum sched_result result = sched_run(to, &(struct sched_entry){.body = to->bindings->ws_arrive,
+                                                                   .arg = &arrival,
+                                                                   .about = &about,
+                                                                   .kind = &live_owner,
+                                                                   .owner = s});
+    if (result == SCHED_OK || result == SCHED_SUSPENDED) {
+        from->bindings->ws_leave(from->L, old.ref, s->conn->id);
+        vm_release_connection(from);
+        live_adopt_limits(s, old.limits);
+        return LIVE_MOVED;
+    }
+    to->bindings->ws_forget(to->L, s);
+    live_swap(s, old);
+    vm_release_connection(to);
+    return LIVE_FAILED;
+}
+
+static enum live_followed live_move(struct session *s, struct vm *to, int route)
+{
+    struct vm *from = session_owner(s);
+    struct live_luggage luggage = {.session = s};
+    struct log_context about = vm_about(from, s->conn, s->owner_route);
+    struct err e;
+    enum live_followed moved = LIVE_FAILED;
+    if (sched_setup(from->L, from->bindings->ws_pack, &luggage, &e) < 0)
+        log_write(LOG_ERROR, &about, "cannot take ws.state to generation %llu: %s",
+                  (unsigned long long)to->generation, e.text);
+    else
+        moved = live_try(s, to, route, &luggage);
+    buf_fini(&luggage.state);
+    buf_fini(&luggage.context);
+    return moved;
+}
+
+enum live_followed live_follow(struct session *s)
+{
+    struct worker *w = s->conn->worker;
+    struct vm *to = dispatch_current(w);
+    if (!live_can_follow(s, to))
+        return LIVE_STAYS;
+    int route = live_new_route(s, to);
+    if (route < 0) {
+        session_close(s, CLOSECODE_SERVICE_RESTART, "the server's new code has no route here", 39);
+        return LIVE_MOVED;
+    }
+    enum live_followed moved = live_move(s, to, route);
+    if (moved == LIVE_FAILED)
+        s->refused = live_mark(to->generation) & 15;
+    dispatch_on_moved(w, s, moved == LIVE_MOVED);
+    return moved;
+}
+
+void live_cancel(struct session *s, const struct vm *vm)
+{
+    if (session_owner(s) == vm && s->more != NULL)
+        task_cancel_all(&s->more->tasks);
+}
+
+/* ---- what sessions tell ---- */
+
 const struct session_handler live_sessions = {
     .on_message = live_on_message,
     .on_control = live_on_control,
@@ -120,6 +250,7 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
     vm_hold_connection(vm);
     struct live_open open = {s, r->handler, request};
     live_run(s, vm->bindings->ws_open, &open);
+    live_follow(s);
     if (c->worker->stopping)
         session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
 }

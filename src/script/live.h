@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/buf.h"
 #include "script/vm.h"
 #include "ws/session.h"
 
@@ -43,6 +44,34 @@ struct live_closed {
  * registry reference *request, unless it is LUA_NOREF. `fields` are more header lines for the answer. */
 void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
                  int *request);
+
+/* What a session takes along to newer code: flat copies (base/value.h) of ws.state and req.context; empty
+ * when there is none. */
+struct live_luggage {
+    struct session *session;
+    struct buf state, context;
+};
+
+/* What the body that runs a route's function for a session which has moved gets from sched_take_arg. */
+struct live_arrival {
+    struct live_luggage *luggage;
+    int handler; /* registry reference */
+};
+
+enum live_followed {
+    LIVE_STAYS,  /* it runs the newest code, or cannot move now, or not at all */
+    LIVE_MOVED,  /* it runs the newest code now, or is closing because that has no route for it */
+    LIVE_FAILED, /* the new code raised an error: it stays with its own */
+};
+
+/* Moves the session to the newest code, when it is not there and nothing of it is waiting. Outside of Lua. */
+enum live_followed live_follow(struct session *s);
+
+/* Whether the newest code has failed to take it over. */
+bool live_is_refused(const struct session *s);
+
+/* Cancels what the session's handlers wait for, if their code is `vm`. */
+void live_cancel(struct session *s, const struct vm *vm);
 
 /* What sessions tell. */
 extern const struct session_handler live_sessions;

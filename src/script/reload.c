@@ -19,10 +19,11 @@ struct reload {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool wanted, stop;
+    struct snapshot *restore; /* build these files next; or NULL */
     uint64_t number; /* of the newest generation built or tried */
 };
 
-static void reload_build(struct reload *r)
+static void reload_build(struct reload *r, struct snapshot *files)
 {
     struct reload_outcome *out = calloc(1, sizeof *out);
     if (out == NULL) {
@@ -30,8 +31,8 @@ static void reload_build(struct reload *r)
         return;
     }
     out->mail.deliver = r->o.deliver;
-    out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, r->o.bindings, &r->budget,
-                         &out->error);
+    out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, files, r->o.bindings,
+                         &r->budget, &out->error);
     if (out->gen != NULL)
         r->number++;
     mailbox_post(r->o.to, &out->mail);
@@ -44,13 +45,18 @@ static void *reload_main(void *arg)
     budget_adopt(&r->budget);
     pthread_mutex_lock(&r->lock);
     while (!r->stop) {
-        if (!r->wanted) {
+        struct snapshot *files = r->restore;
+        if (!r->wanted && files == NULL) {
             pthread_cond_wait(&r->changed, &r->lock);
             continue;
         }
-        r->wanted = false;
+        if (files == NULL)
+            r->wanted = false;
+        r->restore = NULL;
         pthread_mutex_unlock(&r->lock);
-        reload_build(r);
+        reload_build(r, files);
+        if (files != NULL)
+            snapshot_unref(files);
         pthread_mutex_lock(&r->lock);
     }
     pthread_mutex_unlock(&r->lock);
@@ -85,6 +91,15 @@ void reload_request(struct reload *r)
     pthread_mutex_unlock(&r->lock);
 }
 
+void reload_restore(struct reload *r, struct snapshot *files)
+{
+    pthread_mutex_lock(&r->lock);
+    if (r->restore == NULL)
+        r->restore = snapshot_ref(files);
+    pthread_cond_signal(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
 struct budget *reload_budget(struct reload *r)
 {
     return &r->budget;
@@ -111,6 +126,8 @@ bool reload_destroy(struct reload *r)
             return false;
         budget_cut(&r->budget);
     }
+    if (r->restore != NULL)
+        snapshot_unref(r->restore);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->changed);
     free(r);

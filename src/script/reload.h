@@ -30,6 +30,9 @@ struct reload *reload_create(const struct reload_options *o, struct err *e);
 /* Asks for a new generation. Requests that come while one is built coalesce into one more. Any thread. */
 void reload_request(struct reload *r);
 
+/* Asks for a generation made from these files, of which it takes a reference, to go back to older code. */
+void reload_restore(struct reload *r, struct snapshot *files);
+
 /* The builder's time budget, for the watchdog. */
 struct budget *reload_budget(struct reload *r);
 

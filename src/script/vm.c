@@ -227,6 +227,8 @@ struct vm *vm_load(const struct vm_options *o, const char *path, struct err *e)
     list_init(&vm->jobs);
     list_init(&vm->timers);
     list_init(&vm->tasks);
+    list_init(&vm->exchanges);
+    list_init(&vm->dones);
     list_init(&vm->link);
     vm->bindings = o->bindings;
     vm->budget = o->budget;
@@ -262,6 +264,28 @@ void vm_start(struct vm *vm, struct worker *home, struct budget *budget)
     timer_start_all(vm);
     if (!list_empty(&vm->jobs))
         home->due = true;
+}
+
+static void vm_tell(struct vm *vm, bool stop)
+{
+    struct log_context about = {.worker = vm->worker};
+    for (unsigned i = 1; i <= (stop ? vm->nstop : vm->nstart); i++) {
+        struct vm_life life = {stop, i};
+        sched_run(vm, &(struct sched_entry){.body = vm->bindings->life, .arg = &life, .about = &about});
+    }
+}
+
+void vm_tell_start(struct vm *vm)
+{
+    vm->started = true;
+    vm_tell(vm, false);
+}
+
+void vm_tell_stop(struct vm *vm)
+{
+    if (vm->started)
+        vm_tell(vm, true);
+    vm->started = false;
 }
 
 void vm_cancel(struct vm *vm)

@@ -25,16 +25,27 @@
 struct vm_bindings {
     lua_CFunction open;       /* installs the globals */
     lua_CFunction seal;       /* after the script has been loaded */
+    lua_CFunction life;       /* calls one of the functions of app.on_start or app.on_stop */
     lua_CFunction request;    /* asks a route's chain for the answer to a request */
     lua_CFunction ws_open;    /* runs a route's function with a new ws */
     lua_CFunction ws_message; /* calls on_text or on_binary */
     lua_CFunction ws_control; /* calls on_ping or on_pong */
     lua_CFunction ws_drain;   /* calls on_drain */
     lua_CFunction ws_close;   /* calls on_close */
+    lua_CFunction ws_pack;    /* copies what a ws takes along to newer code (live.h); on the main state */
+    lua_CFunction ws_arrive;  /* runs a route's function with the ws that has come from older code */
     /* These run outside of an entry, and never raise: */
+    void (*give_up_dones)(struct vm *vm); /* pending completions get "reloaded" */
     bool (*ws_wants_control)(lua_State *L, const struct session *s, bool ping); /* is there a handler? */
-    void (*stream_forget)(lua_State *L, int ref);       /* the answer that was being streamed is over */
-    void (*ws_forget)(lua_State *L, struct session *s); /* the connection is gone */
+    void (*stream_forget)(lua_State *L, int ref);         /* the answer that was being streamed is over */
+    void (*ws_forget)(lua_State *L, struct session *s);   /* the connection is gone */
+    void (*ws_leave)(lua_State *L, int ref, uint64_t id); /* it has gone to newer code; releases `ref` */
+};
+
+/* The argument of vm_bindings.life: the i-th function, from 1. */
+struct vm_life {
+    bool stop;
+    unsigned i;
 };
 
 struct vm {
@@ -53,9 +64,13 @@ struct vm {
     unsigned holds;              /* what needs the VM: connections, tasks, timers, completions */
     unsigned connections;        /* WebSockets and handshakes among them */
     bool drained;                /* reload_drain is over for it */
+    bool started;                /* app.on_start has been told */
+    unsigned nstart, nstop;      /* functions of app.on_start and app.on_stop */
     uint64_t ntasks;             /* tasks, timers and functions on their way: what max_tasks limits */
     struct list jobs, timers;    /* job.h, timer.h */
     struct list tasks;           /* suspended ones that are the VM's own */
+    struct list exchanges;       /* requests that wait for it (exchange.h) */
+    struct list dones;           /* completions that are pending (bind_done.h) */
     const struct config *config;
     uint64_t generation;
     struct snapshot *snapshot; /* referenced */
@@ -143,6 +158,11 @@ void vm_release_task(struct vm *vm, enum metric gauge);
 /* The worker `home` has the VM from now on, and what the script has set up begins. On the worker's thread, or
  * before it runs. */
 void vm_start(struct vm *vm, struct worker *home, struct budget *budget);
+
+/* Runs what the script has given to app.on_start, on the worker's thread; once. */
+void vm_tell_start(struct vm *vm);
+/* The same for app.on_stop, when on_start has been told. What waits in there is cut off by vm_stop. */
+void vm_tell_stop(struct vm *vm);
 
 /* Ends its timers, and its tasks that are for no connection. */
 void vm_cancel(struct vm *vm);

@@ -93,7 +93,8 @@ struct session {
     uint8_t state;    /* enum session_state */
     bool told : 1;    /* on_close has been called */
     bool awaiting_pong : 1;
-    bool drain_due : 1; /* on_drain is to be told when the queue is empty */
+    bool drain_due : 1;   /* on_drain is to be told when the queue is empty */
+    unsigned refused : 4; /* the handler's: a mark of the code that failed to take it over; 0: none */
 };
 
 /* The WebSocket layer of a worker; worker->layer[WORKER_WS]. */

@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("TIDEWIRE_BIN", str(ROOT / "build" / "tidewire"))
-PATIENCE = 60  # seconds before a test that waits for an event gives up
+PATIENCE = float(os.environ.get("TIDEWIRE_TEST_PATIENCE", "60"))  # seconds before a test that waits for an event gives up
 
 # What a test says about memory or speed is not true of a server that ThreadSanitizer shadows.
 not_under_tsan = pytest.mark.skipif(f"{os.sep}tsan{os.sep}" in BINARY, reason="measures what ThreadSanitizer distorts")

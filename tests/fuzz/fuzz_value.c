@@ -29,11 +29,13 @@ static void put(struct buf *b, struct table *tables, unsigned depth, const struc
 {
     switch (item->kind) {
     case VALUE_NIL: CHECK(value_put_nil(b) == 0); break;
+    case VALUE_NULL: CHECK(value_put_null(b) == 0); break;
     case VALUE_BOOLEAN: CHECK(value_put_boolean(b, item->as.boolean) == 0); break;
     case VALUE_INTEGER: CHECK(value_put_integer(b, item->as.integer) == 0); break;
     case VALUE_REAL: CHECK(value_put_real(b, item->as.real) == 0); break;
     case VALUE_STRING: CHECK(value_put_string(b, item->as.string.text, item->as.string.len) == 0); break;
     case VALUE_TABLE: CHECK(value_begin_table(b, &tables[depth - 1].at) == 0); break;
+    case VALUE_ARRAY: CHECK(value_begin_array(b, &tables[depth - 1].at) == 0); break;
     case VALUE_END: value_end_table(b, tables[depth].at, tables[depth].pairs); break;
     }
 }
@@ -51,8 +53,9 @@ static int copy(const uint8_t *data, size_t size, struct buf *b)
     while ((rc = value_next(&r, &item)) > 0) {
         if (item.is_key)
             tables[depth - 1].pairs++;
-        CHECK(!item.is_key || (item.kind != VALUE_NIL && item.kind != VALUE_TABLE && item.kind != VALUE_END));
-        if (item.kind == VALUE_TABLE) {
+        bool table = item.kind == VALUE_TABLE || item.kind == VALUE_ARRAY;
+        CHECK(!item.is_key || (item.kind != VALUE_NIL && !table && item.kind != VALUE_END));
+        if (table) {
             CHECK(depth < VALUE_DEPTH && item.as.pairs <= size / 2);
             tables[depth++].pairs = 0;
         } else if (item.kind == VALUE_END) {

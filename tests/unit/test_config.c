@@ -96,6 +96,7 @@ static void defaults(void **state)
         {"handler_budget", "5"},
         {"load_budget", "10"},
         {"reload_drain", "30"},
+        {"rollback_share", "0.1"},
         {"pin_workers", "false"},
         {"max_subscriptions", "10000000"},
         {"max_subscriptions_per_connection", "10000"},

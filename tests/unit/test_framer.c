@@ -452,6 +452,44 @@ static void writes_every_size_class(void **state)
     assert_writes(PING, 125);
 }
 
+/* Frames are measured before they are written, and found one behind the other afterwards. */
+static void sizes_are_those_of_what_is_written(void **state)
+{
+    (void)state;
+    static const size_t lengths[] = {0,   1,   2,    124,   125,   126,   127,
+                                     255, 256, 4093, 65535, 65536, 65537, 200000};
+    enum { N = sizeof lengths / sizeof lengths[0] };
+    struct sink sink = {.room = SIZE_MAX};
+    size_t size[N];
+    for (size_t i = 0; i < N; i++) {
+        size_t before = sink.out.len;
+        uint8_t opcode = i % 2 ? TEXT : BINARY;
+        assert_int_equal(framer_write(&pool, opcode, pattern, lengths[i], sink_put, &sink), 0);
+        size[i] = sink.out.len - before;
+        assert_int_equal(framer_size(lengths[i]), size[i]);
+        assert_true(size[i] <= lengths[i] + FRAMER_HEADER_MAX);
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < N; at += size[i], i++) {
+        /* From a header alone, so that AddressSanitizer sees a look beyond it. */
+        size_t len = size[i] - lengths[i];
+        uint8_t *header = malloc(len);
+        assert_non_null(header);
+        memcpy(header, sink.out.data + at, len);
+        assert_int_equal(framer_whole_size(header), size[i]);
+        free(header);
+    }
+    assert_int_equal(at, sink.out.len);
+    buf_fini(&sink.out);
+}
+
+static void whole_size_of_a_long_header(void **state)
+{
+    (void)state;
+    static const uint8_t frame[] = {FIN | BINARY, 127, 0, 0, 1, 2, 3, 4, 5, 6};
+    assert_true(framer_whole_size(frame) == 0x10203040506 + 10);
+}
+
 /* Wherever the sink fails, the next frame is whole again. */
 static void sink_fails_in_the_middle(void **state)
 {
@@ -509,6 +547,8 @@ int main(void)
         TEST(faults_of_events_pass_through),
         TEST(header_is_judged_first),
         TEST(writes_every_size_class),
+        TEST(sizes_are_those_of_what_is_written),
+        TEST(whole_size_of_a_long_header),
         TEST(sink_fails_in_the_middle),
         TEST(ends_after_a_failure),
         TEST(writes_while_a_frame_is_read),

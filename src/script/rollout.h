@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT
+ * What becomes of a generation once it is published. The main thread.
+ *
+ *                        all workers have moved          few connections failed
+ *   BUILT --publish--> MOVING ------------------> judged ----------------------> ACCEPTED
+ *                        |                           |                              |
+ *                        |  a newer one is published |  more than rollback_share    |  a newer one is
+ * published v                           v                              v OVERTAKEN                  ROLLED
+ * BACK: the files of        OLD (retires in each worker when the accepted one are built       nothing needs
+ * it: dispatch.c) and published as the next
+ *
+ * A generation that was built to roll back is accepted whatever fails, or there would be no end to it. */
+#ifndef TIDEWIRE_SCRIPT_ROLLOUT_H
+#define TIDEWIRE_SCRIPT_ROLLOUT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "script/migrate.h"
+#include "script/snapshot.h"
+
+enum rollout_verdict { ROLLOUT_WAIT, ROLLOUT_ACCEPT, ROLLOUT_BACK };
+
+struct rollout {
+    const struct config *config;
+    size_t workers;
+    uint64_t generation; /* the newest published */
+    uint64_t moved, failed;
+    size_t told;               /* workers that have reported */
+    bool back;                 /* it was built to roll back */
+    struct snapshot *files;    /* its own, */
+    struct snapshot *accepted; /* and those of the one accepted last; NULL: none */
+};
+
+void rollout_init(struct rollout *r, const struct config *config, size_t workers);
+void rollout_fini(struct rollout *r);
+
+/* A generation is published. The first one has nothing to move and is accepted. */
+void rollout_publish(struct rollout *r, uint64_t generation, struct snapshot *files, bool back);
+
+/* A worker has moved what it could. After ROLLOUT_BACK the files to build are r->accepted. */
+enum rollout_verdict rollout_on_report(struct rollout *r, const struct migrate_report *report);
+
+#endif

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: MIT
+ * Topics and messages between WebSockets of two workers, which the input runs step by step. What each client
+ * receives has to be what a plain model says, which puts each message at once behind what its receivers are
+ * to get: so nothing is lost, doubled, out of order or sent to its publisher. Slow clients may lose whole
+ * messages, or be closed with 1013, and nothing else.
+ *
+ * The input: a byte for how slow clients are and what becomes of them; then steps of three bytes: what, who,
+ * and how much or which topic. */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "bus/courier.h"
+#include "bus/delivery.h"
+#include "bus/letter.h"
+#include "bus/topic.h"
+#include "http/http1.h"
+#include "ws/session.h"
+#include "ws/upgrade.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define CHECK(x)                                                                                             \
+    do {                                                                                                     \
+        if (!(x)) {                                                                                          \
+            fprintf(stderr, "line %d: %s\n", __LINE__, #x);                                                  \
+            __builtin_trap();                                                                                \
+        }                                                                                                    \
+    } while (0)
+
+enum { WORKERS = 2, PEERS = 6, TOPICS = 5, OF_ONE = 4 /* subscriptions */, STEPS = 400, SMALL_LIMIT = 3000 };
+
+/* What the step says besides its kind. */
+struct step {
+    uint8_t kind, who, what;
+};
+
+/* A client, its WebSocket, and the model of both. */
+struct peer {
+    struct session *session; /* NULL once it is over */
+    uint64_t id;
+    int fd;
+    unsigned worker; /* from 0 */
+    bool subscribed[TOPICS];
+    bool leaving;        /* the server's Close is in `want` */
+    struct buf in, want; /* frames */
+};
+
+/* A message or a subscription's worth of it on its way to the other worker. */
+struct parcel {
+    int topic;   /* -1: a letter */
+    uint64_t id; /* of its receiver */
+    struct buf frame;
+};
+
+/* What one worker has told the other: gathered, and posted from `posted` on before. */
+struct road {
+    struct parcel parcel[2 * STEPS];
+    size_t first, posted, count;
+};
+
+static struct config config;
+static struct worker *workers[WORKERS];
+static struct peer peers[PEERS];
+static struct peer *opening;
+static struct road roads[WORKERS]; /* by sender */
+static struct session_limits limits;
+static enum { NEVER_SLOW, SLOW_DROP, SLOW_CLOSE } slowness;
+static unsigned messages;
+
+static void put(struct buf *b, const void *data, size_t len)
+{
+    CHECK(buf_append(b, data, len) == 0);
+}
+
+/* ---- the layer above ---- */
+
+static struct peer *peer_of(const struct session *s)
+{
+    for (size_t i = 0; i < PEERS; i++)
+        if (peers[i].session == s)
+            return &peers[i];
+    CHECK(false && "a session of nobody");
+    return NULL;
+}
+
+static void on_message(struct session *s, bool text, const char *data, size_t len)
+{
+    (void)s, (void)text, (void)data, (void)len;
+    CHECK(false && "no client sends messages");
+}
+
+static void on_control(struct session *s, bool ping, const char *data, size_t len)
+{
+    (void)s, (void)ping, (void)data, (void)len;
+    CHECK(false && "no client sends pings");
+}
+
+static void on_drain(struct session *s)
+{
+    CHECK(session_is_open(s) && s->conn->out.bytes == 0);
+}
+
+static void on_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
+{
+    struct peer *p = peer_of(s);
+    (void)reason, (void)reason_len;
+    CHECK(code == 1006 || code == 1000 || (code == 1013 && slowness == SLOW_CLOSE));
+    topic_unsubscribe_all(s);
+    memset(p->subscribed, 0, sizeof p->subscribed);
+    p->session = NULL;
+}
+
+static const struct session_handler handler = {.on_message = on_message,
+                                               .on_control = on_control,
+                                               .on_drain = on_drain,
+                                               .catch_up = delivery_catch_up,
+                                               .on_close = on_close};
+
+static bool on_head(struct conn *c, struct head *head, size_t *max_body)
+{
+    (void)max_body;
+    opening->session = session_open(
+        c, head_ref(head), &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
+    opening->id = c->id;
+    return false;
+}
+
+static struct http1_handler http_handler = {.on_head = on_head};
+
+static void on_due(struct worker *w)
+{
+    courier_flush(w);
+    delivery_flush(w);
+}
+
+static const struct worker_hooks hooks = {.on_due = on_due};
+
+static void world_init(void)
+{
+    log_setup(LOG_ERROR, LOG_TEXT);
+    CHECK(upgrade_init() == 0 && config_init(&config) == 0 && topics_init(WORKERS) == 0);
+    config.max_subscriptions_per_connection = OF_ONE;
+    for (unsigned i = 0; i < WORKERS; i++) {
+        struct worker *w = workers[i] = worker_create(i + 1, &config, &hooks);
+        CHECK(w != NULL);
+        ev_timer_stop(w->loop, &w->tick); /* no time passes */
+        w->count = WORKERS;
+        w->peers = workers;
+        w->layer[WORKER_HTTP] = &http_handler;
+        CHECK(session_worker_init(w, &handler) == 0 && courier_init(w) == 0 && topic_worker_init(w) == 0);
+    }
+}
+
+/* ---- the model ---- */
+
+static bool is_open(const struct peer *p)
+{
+    return p->session != NULL && session_is_open(p->session);
+}
+
+/* Only while nobody is slow does the model know who is open. */
+static void check_open(const struct peer *p, bool open)
+{
+    CHECK(slowness != NEVER_SLOW || is_open(p) == open);
+}
+
+static void model_deliver(const struct parcel *c, unsigned worker, const struct peer *except)
+{
+    for (size_t i = 0; i < PEERS; i++) {
+        struct peer *p = &peers[i];
+        bool wanted = c->topic < 0 ? p->id == c->id : p->worker == worker && p->subscribed[c->topic];
+        if (wanted && p != except && is_open(p))
+            put(&p->want, c->frame.data, c->frame.len);
+    }
+}
+
+static unsigned model_count(int topic, unsigned worker)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < PEERS; i++)
+        n += peers[i].worker == worker && peers[i].subscribed[topic];
+    return n;
+}
+
+static void model_set_out(unsigned from, int topic, uint64_t id, const struct buf *frame)
+{
+    struct road *r = &roads[from];
+    CHECK(r->count < sizeof r->parcel / sizeof r->parcel[0]);
+    struct parcel *c = &r->parcel[r->count++];
+    *c = (struct parcel){.topic = topic, .id = id};
+    put(&c->frame, frame->data, frame->len);
+}
+
+/* ---- what a worker does ---- */
+
+static void road_post(unsigned from)
+{
+    courier_flush(workers[from]);
+    roads[from].posted = roads[from].count;
+}
+
+/* The model first: what a slow client does not take may end it. */
+static void road_arrive(unsigned from)
+{
+    struct road *r = &roads[from];
+    unsigned to = 1 - from;
+    for (; r->first < r->posted; r->first++) {
+        model_deliver(&r->parcel[r->first], to, NULL);
+        buf_fini(&r->parcel[r->first].frame);
+    }
+    mailbox_flush(&workers[to]->mailbox);
+}
+
+/* One iteration, and another for what comes of it. */
+static void run(unsigned i)
+{
+    for (int round = 0; round < 2; round++) {
+        road_post(i);
+        delivery_flush(workers[i]);
+        road_arrive(1 - i);
+        ev_run(workers[i]->loop, EVRUN_NOWAIT);
+    }
+}
+
+/* ---- clients ---- */
+
+static void peer_read(struct peer *p)
+{
+    char data[4096];
+    for (ssize_t n; p->fd >= 0 && (n = recv(p->fd, data, sizeof data, MSG_DONTWAIT)) > 0;)
+        put(&p->in, data, (size_t)n);
+}
+
+/* Reads until the server has nothing more for it. */
+static void peer_read_all(struct peer *p)
+{
+    size_t before;
+    do {
+        before = p->in.len;
+        run(p->worker);
+        peer_read(p);
+    } while (p->in.len > before);
+}
+
+static const char upgrade[] =
+    "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+static void peer_open(struct peer *p, unsigned worker)
+{
+    int fds[2], least = 1;
+    const struct sockaddr address = {.sa_family = AF_UNIX};
+    *p = (struct peer){.worker = worker};
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
+    if (slowness != NEVER_SLOW)
+        CHECK(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof least) == 0);
+    p->fd = fds[1];
+    opening = p;
+    CHECK(write(p->fd, upgrade, sizeof upgrade - 1) == (ssize_t)sizeof upgrade - 1);
+    http1_on_accept(workers[worker], fds[0], &address, false);
+    while (p->session == NULL)
+        run(worker);
+    peer_read_all(p);
+    CHECK(p->in.len > 13 && memcmp(p->in.data, "HTTP/1.1 101 ", 13) == 0);
+    p->in.len = 0;
+}
+
+static size_t frame_size(const struct buf *b, size_t at)
+{
+    size_t size = framer_whole_size((const uint8_t *)b->data + at);
+    CHECK(size <= b->len - at);
+    return size;
+}
+
+/* What has come is the beginning of what was to come, or all of it. */
+static void peer_compare(const struct peer *p, bool all)
+{
+    CHECK(p->in.len <= p->want.len && (!all || p->in.len == p->want.len));
+    CHECK(p->in.len == 0 || memcmp(p->in.data, p->want.data, p->in.len) == 0);
+}
+
+/* What has come is whole frames of what was to come, in that order; where slow clients are closed, without
+ * gaps up to a Close. */
+static void peer_compare_slow(const struct peer *p)
+{
+    size_t want = 0;
+    for (size_t at = 0, size; at < p->in.len; at += size) {
+        size = frame_size(&p->in, at);
+        const char *frame = p->in.data + at;
+        if (slowness == SLOW_CLOSE && memcmp(frame + 2, "\x03\xf5", 2) == 0 && frame[0] == (char)0x88) {
+            CHECK(at + size == p->in.len);
+            return;
+        }
+        for (size_t skip; want < p->want.len; want += skip) {
+            skip = frame_size(&p->want, want);
+            if (skip == size && memcmp(p->want.data + want, frame, size) == 0)
+                break;
+            CHECK(slowness == SLOW_DROP);
+        }
+        CHECK(want < p->want.len);
+        want += size;
+    }
+    CHECK(slowness == SLOW_DROP || want == p->want.len);
+}
+
+/* It takes what there is for it; when the server is not closing, there is nothing left of anything then. */
+static void peer_close(struct peer *p)
+{
+    peer_read_all(p);
+    if (slowness == NEVER_SLOW)
+        peer_compare(p, true);
+    else
+        peer_compare_slow(p);
+    close(p->fd);
+    p->fd = -1;
+    while (p->session != NULL)
+        run(p->worker);
+    buf_fini(&p->in);
+    buf_fini(&p->want);
+}
+
+/* It goes as it is. */
+static void peer_cut(struct peer *p)
+{
+    peer_read(p);
+    if (slowness == NEVER_SLOW)
+        peer_compare(p, false);
+    close(p->fd);
+    p->fd = -1;
+    while (p->session != NULL)
+        run(p->worker);
+    buf_fini(&p->in);
+    buf_fini(&p->want);
+}
+
+/* ---- steps ---- */
+
+static const char *const topic_name[TOPICS] = {"a", "room:1", "room:2", "b", "\xff"};
+
+static void check_counts(int topic)
+{
+    const char *name = topic_name[topic];
+    CHECK(topic_subscribers(name, strlen(name)) == model_count(topic, 0) + model_count(topic, 1));
+}
+
+/* A message that is like no other, of a size that the step says, as a frame too. */
+static size_t make_message(uint8_t what, char *text, struct buf *frame)
+{
+    static const size_t sizes[] = {8, 20, 125, 126, 300, 1000, 4089, 4093, 5000, 20000, 65535, 66000};
+    size_t len = sizes[what / 8 % (sizeof sizes / sizeof sizes[0])];
+    memset(text, 'a' + (int)(messages % 26), len);
+    snprintf(text, 8, "%07u", messages++ % 10000000);
+    text[7] = ':';
+    uint8_t header[10] = {0x81, (uint8_t)len};
+    size_t n = 2, bytes = len < 126 ? 0 : len < 65536 ? 2 : 8;
+    if (bytes > 0)
+        header[1] = bytes == 2 ? 126 : 127;
+    for (size_t i = 0; i < bytes; i++)
+        header[n++] = (uint8_t)((uint64_t)len >> 8 * (bytes - 1 - i));
+    put(frame, header, n);
+    put(frame, text, len);
+    return len;
+}
+
+static void subscribe(struct peer *p, int topic)
+{
+    unsigned have = 0;
+    for (int i = 0; i < TOPICS; i++)
+        have += p->subscribed[i];
+    enum topic_subscribed want = !p->subscribed[topic] && have == OF_ONE ? TOPIC_TOO_MANY : TOPIC_SUBSCRIBED;
+    if (!is_open(p))
+        return;
+    CHECK(topic_subscribe(p->session, topic_name[topic], strlen(topic_name[topic])) == want);
+    p->subscribed[topic] = p->subscribed[topic] || want == TOPIC_SUBSCRIBED;
+}
+
+static void unsubscribe(struct peer *p, int topic)
+{
+    if (p->session == NULL)
+        return;
+    CHECK(topic_unsubscribe(p->session, topic_name[topic], strlen(topic_name[topic])) ==
+          p->subscribed[topic]);
+    p->subscribed[topic] = false;
+}
+
+/* By a WebSocket, or by the program (`by` is NULL). */
+static void publish(unsigned worker, struct peer *by, int topic, uint8_t what)
+{
+    static char text[70000];
+    struct parcel c = {.topic = topic};
+    if (by != NULL && !is_open(by))
+        return;
+    size_t len = make_message(what, text, &c.frame);
+    model_deliver(&c, worker, by);
+    if (model_count(topic, 1 - worker) > 0)
+        model_set_out(worker, topic, 0, &c.frame);
+    CHECK(topic_publish(workers[worker], topic_name[topic], strlen(topic_name[topic]), true, text, len,
+                        by != NULL ? by->session : NULL));
+    buf_fini(&c.frame);
+}
+
+/* From a worker to one client, by its id. */
+static void send_letter(unsigned worker, const struct peer *to, uint8_t what)
+{
+    static char text[70000];
+    struct parcel c = {.topic = -1, .id = to->id};
+    size_t len = make_message(what, text, &c.frame);
+    bool open = is_open(to);
+    if (to->worker == worker)
+        model_deliver(&c, worker, NULL);
+    else
+        model_set_out(worker, -1, to->id, &c.frame);
+    enum session_sent sent = letter_send(workers[worker], to->id, true, text, len);
+    if (to->worker != worker)
+        CHECK(sent == SESSION_SENT);
+    else if (slowness == NEVER_SLOW || !open)
+        CHECK(sent == (open ? SESSION_SENT : SESSION_NOT_OPEN));
+    buf_fini(&c.frame);
+}
+
+static void server_closes(struct peer *p)
+{
+    if (!is_open(p))
+        return;
+    put(&p->want, "\x88\x02\x03\xe8", 4);
+    session_close(p->session, 1000, "", 0);
+    CHECK(!is_open(p));
+    p->leaving = true;
+}
+
+static void take_step(const struct step *s)
+{
+    struct peer *p = &peers[s->who % PEERS];
+    unsigned worker = s->who / 8 % WORKERS;
+    int topic = s->what % 8 % TOPICS;
+    check_open(p, !p->leaving);
+    switch (s->kind % 16) {
+    case 0:
+    case 1:
+    case 2: subscribe(p, topic); break;
+    case 3: unsubscribe(p, topic); break;
+    case 4:
+    case 5:
+    case 6: publish(p->worker, p, topic, s->what); break;
+    case 7:
+    case 8: publish(worker, NULL, topic, s->what); break;
+    case 9: send_letter(worker, p, s->what); break;
+    case 10: run(worker); break;
+    case 11: road_post(worker); break;
+    case 12: road_arrive(worker); break;
+    case 13: peer_read(p); break;
+    case 14:
+        if (p->session != NULL)
+            CHECK(session_buffered(p->session) <= p->want.len + 200 || slowness != NEVER_SLOW);
+        break;
+    default:
+        if (s->what % 4 == 0)
+            server_closes(p);
+        else {
+            (s->what % 4 == 1 ? peer_cut : peer_close)(p);
+            peer_open(p, worker);
+        }
+    }
+    check_counts(topic);
+}
+
+static void check_nothing_is_left(void)
+{
+    for (unsigned i = 0; i < WORKERS; i++) {
+        const struct worker *w = workers[i];
+        CHECK(w->nconns == 0 && w->dirty == NULL && w->mailbox.head == NULL);
+    }
+    static const enum metric gauges[] = {METRIC_CONNECTIONS, METRIC_WEBSOCKETS, METRIC_TOPICS,
+                                         METRIC_SUBSCRIPTIONS, METRIC_QUEUED_BYTES};
+    for (size_t i = 0; i < sizeof gauges / sizeof gauges[0]; i++)
+        CHECK(metrics_sum(gauges[i]) == 0);
+    CHECK(topics_count() == 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 1 || size > 1 + STEPS * sizeof(struct step))
+        return 0;
+    if (workers[0] == NULL)
+        world_init();
+    slowness = data[0] % 4 == 3 ? SLOW_CLOSE : data[0] % 4 == 2 ? SLOW_DROP : NEVER_SLOW;
+    session_limits_init(&limits, &config);
+    limits.send_limit = slowness == NEVER_SLOW ? 1 << 30 : SMALL_LIMIT;
+    limits.drop = slowness == SLOW_DROP;
+    memset(roads, 0, sizeof roads);
+    messages = 0;
+
+    for (unsigned i = 0; i < PEERS; i++)
+        peer_open(&peers[i], i % WORKERS);
+    for (size_t at = 1; at + sizeof(struct step) <= size; at += sizeof(struct step))
+        take_step((const struct step *)(data + at));
+    for (int round = 0; round < 3; round++)
+        for (unsigned i = 0; i < WORKERS; i++)
+            run(i);
+    for (size_t i = 0; i < PEERS; i++)
+        peer_close(&peers[i]);
+    for (unsigned i = 0; i < WORKERS; i++)
+        run(i);
+    check_nothing_is_left();
+    return 0;
+}
