@@ -208,6 +208,14 @@ function app.subscribers(topic) end
 ---What app.shared can keep: a copy is made, without metatables; anything else in it raises.
 ---@alias tidewire.plain string|number|boolean|table
 
+---Has `f` called once in each worker when this version of the code begins to serve. While the script loads.
+---@param f fun()
+function app.on_start(f) end
+
+---Has `f` called once in each worker when this version of the code retires, or the server stops. While the script loads.
+---@param f fun()
+function app.on_stop(f) end
+
 ---One dictionary for all workers, which reloads leave alone. Each call is one step for all others; not while the script loads.
 ---
 ---    local here = app.shared.incr("requests:" .. req.remote_address, 1, 0, 60) -- so many in this minute
@@ -304,6 +312,8 @@ function promise:when_complete(f) end
 ---@field request tidewire.req? the request that opened it; nil after the close, unless read before or kept by should_upgrade or middleware
 ---@field is_closed boolean whether nothing can be sent any more
 ---@field close_code integer? the code that on_close gets; nil before
+---@field generation integer the version of the code that this ws belongs to
+---@field migrated boolean whether it has come from older code by a reload
 local ws = {}
 
 ---Sets what is called for each whole text message; it is valid UTF-8. nil removes it.

@@ -244,6 +244,7 @@ static void session_on_sent(struct conn *c, size_t n)
 
 enum session_sent session_send_control(struct session *s, bool ping, const void *data, size_t len)
 {
+    session_catch_up(s);
     if (!session_is_open(s))
         return SESSION_NOT_OPEN;
     session_write(s, ping ? WSLAY_PING : WSLAY_PONG, data, len);
