@@ -30,6 +30,7 @@
 #include "ops/control.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
+#include "script/live.h"
 #include "script/reaper.h"
 #include "script/reload.h"
 #include "script/rollout.h"
@@ -271,12 +272,24 @@ static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
 
 /* ---- serving ---- */
 
+static void write_metrics(const struct server *s, struct buf *out)
+{
+    metrics_render(out);
+    buf_puts(out, "# HELP tidewire_generation_websockets WebSockets by the version of the code they run.\n"
+                  "# TYPE tidewire_generation_websockets gauge\n");
+    uint64_t oldest = s->generation > LIVE_GENERATIONS ? s->generation - LIVE_GENERATIONS + 1 : 1;
+    for (uint64_t g = oldest; g <= s->generation; g++)
+        if (live_sockets(g) != 0 || g == s->generation)
+            buf_printf(out, "tidewire_generation_websockets{generation=\"%llu\"} %lld\n",
+                       (unsigned long long)g, (long long)live_sockets(g));
+}
+
 static void on_control(void *user, const char *request, struct buf *answer)
 {
     const struct server *s = user;
     unsigned sick = watchdog_unhealthy(&s->watchdog);
     if (strcmp(request, "metrics") == 0)
-        metrics_render(answer);
+        write_metrics(s, answer);
     else if (strcmp(request, "health") != 0)
         buf_puts(answer, "error unknown request\n");
     else if (s->stopping)

@@ -2,6 +2,8 @@
  * Live WebSockets and the script. */
 #include "script/live.h"
 
+#include <stdatomic.h>
+
 #include <lauxlib.h>
 
 #include "bus/delivery.h"
@@ -10,6 +12,20 @@
 #include "script/task.h"
 #include "ws/closecode.h"
 #include "ws/subprotocol.h"
+
+/* WebSockets by the generation whose code they run, in all workers; by its number modulo LIVE_GENERATIONS,
+ * which is more than are ever alive at once. */
+static _Atomic int64_t live_counts[LIVE_GENERATIONS];
+
+static void live_count(const struct vm *vm, int by)
+{
+    atomic_fetch_add_explicit(&live_counts[vm->generation % LIVE_GENERATIONS], by, memory_order_relaxed);
+}
+
+int64_t live_sockets(uint64_t generation)
+{
+    return atomic_load_explicit(&live_counts[generation % LIVE_GENERATIONS], memory_order_relaxed);
+}
 
 static void live_check(struct session *s, enum sched_result result)
 {
@@ -98,6 +114,7 @@ static void live_on_close(struct session *s, unsigned code, const char *reason, 
     if (s->owner_ref != LUA_NOREF)
         sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
     vm->bindings->ws_forget(vm->L, s);
+    live_count(vm, -1);
     vm_release_connection(vm);
 }
 
@@ -173,6 +190,8 @@ static enum live_followed live_try(struct session *s, struct vm *to, int route, 
                                                                    .owner = s});
     if (result == SCHED_OK || result == SCHED_SUSPENDED) {
         from->bindings->ws_leave(from->L, old.ref, s->conn->id);
+        live_count(from, -1);
+        live_count(to, 1);
         vm_release_connection(from);
         live_adopt_limits(s, old.limits);
         return LIVE_MOVED;
@@ -248,6 +267,7 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
     s->owner_ref = LUA_NOREF;
     s->owner_route = (uint16_t)route;
     vm_hold_connection(vm);
+    live_count(vm, 1);
     struct live_open open = {s, r->handler, request};
     live_run(s, vm->bindings->ws_open, &open);
     live_follow(s);

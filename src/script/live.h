@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/buf.h"
 #include "script/vm.h"
@@ -66,6 +67,10 @@ enum live_followed {
 
 /* Moves the session to the newest code, when it is not there and nothing of it is waiting. Outside of Lua. */
 enum live_followed live_follow(struct session *s);
+
+/* WebSockets that run the code of that generation, one of the LIVE_GENERATIONS newest. Any thread. */
+#define LIVE_GENERATIONS 64
+int64_t live_sockets(uint64_t generation);
 
 /* Whether the newest code has failed to take it over. */
 bool live_is_refused(const struct session *s);

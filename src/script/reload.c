@@ -20,7 +20,7 @@ struct reload {
     pthread_cond_t changed;
     bool wanted, stop;
     struct snapshot *restore; /* build these files next; or NULL */
-    uint64_t number; /* of the newest generation built or tried */
+    uint64_t number;          /* of the newest generation built or tried */
 };
 
 static void reload_build(struct reload *r, struct snapshot *files)
