@@ -28,6 +28,7 @@
 #include "net/worker.h"
 #include "ops/cli.h"
 #include "ops/control.h"
+#include "ops/watch.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
 #include "script/live.h"
@@ -38,7 +39,8 @@
 
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-#define STOP_SLACK_S 1.0 /* beyond drain_timeout, for a worker to close what is left */
+#define RELOAD_SLACK_S 5.0 /* beyond load_budget, for reading files and closing what was refused */
+#define STOP_SLACK_S   1.0 /* beyond drain_timeout, for a worker to close what is left */
 /* Descriptors kept for what is not a connection: loops and listeners of each worker, logs, files being read,
  * refusals on their way out. */
 #define FILE_RESERVE            160
@@ -53,6 +55,7 @@ struct server {
     struct reaper *reaper;
     struct shared *shared;
     struct control *control;
+    struct watch *watch; /* NULL: files are not watched */
     struct watchdog watchdog;
     struct rollout rollout;
     struct listener_set sets[CONFIG_LIST_MAX];
@@ -236,6 +239,7 @@ static void stop(struct server *s, int exit_code)
 {
     s->exit_code = exit_code;
     s->stopping = true;
+    control_answer(s->control, UINT64_MAX, "error stopping\n");
     if (s->nstarted == 0)
         leave(s, exit_code);
     ev_timer_init(&s->stop_deadline, on_stop_deadline, s->cli.config.drain_timeout + STOP_SLACK_S, 0);
@@ -259,6 +263,15 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
     stop(s, EXIT_FINE);
 }
 
+/* ---- reloading ---- */
+
+/* Returns the request's ticket. */
+static uint64_t request_reload(struct server *s)
+{
+    watch_taken(s->watch); /* before, so that nothing that changes in between is taken for loaded */
+    return reload_request(s->reload);
+}
+
 static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
 {
     (void)loop;
@@ -267,7 +280,40 @@ static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
     if (s->stopping)
         return;
     log_info("SIGHUP: loading %s", s->cli.script);
-    reload_request(s->reload);
+    request_reload(s);
+}
+
+static void on_file_change(void *user, const char *path, size_t others)
+{
+    struct server *s = user;
+    if (s->stopping)
+        return;
+    if (others == 0)
+        log_info("%s changed: loading %s", path, s->cli.script);
+    else
+        log_info("%s and %zu more changed: loading %s", path, others, s->cli.script);
+    request_reload(s);
+}
+
+/* `tidewire reload`. A load may be under way that began too early to count, and each worker's VM has a budget
+ * of its own. */
+static void on_reload_request(struct server *s, struct control_request *request)
+{
+    log_info("tidewire reload: loading %s", s->cli.script);
+    request->ticket = request_reload(s);
+    request->patience_s = 2 * (double)s->nworkers * s->cli.config.load_budget + RELOAD_SLACK_S;
+}
+
+/* Tells those who wait for it what became of a reload. */
+static void tell_outcome(struct server *s, const struct reload_outcome *out)
+{
+    struct buf text = BUF_INIT;
+    int rc = out->gen != NULL ? buf_printf(&text, "ok generation %llu serves new connections\n",
+                                           (unsigned long long)s->generation)
+                              : buf_printf(&text, "error reload refused, generation %llu goes on: %s\n",
+                                           (unsigned long long)s->generation, out->error.text);
+    control_answer(s->control, out->ticket, rc == 0 ? text.data : "error out of memory\n");
+    buf_fini(&text);
 }
 
 /* ---- serving ---- */
@@ -284,16 +330,20 @@ static void write_metrics(const struct server *s, struct buf *out)
                        (unsigned long long)g, (long long)live_sockets(g));
 }
 
-static void on_control(void *user, const char *request, struct buf *answer)
+static void on_control(void *user, struct control_request *request)
 {
-    const struct server *s = user;
+    struct server *s = user;
+    struct buf *answer = request->answer;
+    bool reload = strcmp(request->line, "reload") == 0;
     unsigned sick = watchdog_unhealthy(&s->watchdog);
-    if (strcmp(request, "metrics") == 0)
+    if (strcmp(request->line, "metrics") == 0)
         write_metrics(s, answer);
-    else if (strcmp(request, "health") != 0)
+    else if (!reload && strcmp(request->line, "health") != 0)
         buf_puts(answer, "error unknown request\n");
     else if (s->stopping)
         buf_puts(answer, "error stopping\n");
+    else if (reload)
+        on_reload_request(s, request);
     else if (sick != 0)
         buf_printf(answer, "error worker %u does not answer\n", sick);
     else
@@ -439,23 +489,29 @@ static void on_outcome(struct mail *m, void *receiver)
     struct server *s = receiver;
     struct reload_outcome *out = (struct reload_outcome *)m;
     bool serving = s->workers != NULL;
+    /* what was built to go back is older than what is on the disk */
+    if (!s->stopping && !reload_is_newer(s->reload, out->ticket))
+        watch_follow(s->watch, out->snapshot, out->gen != NULL);
     if (s->stopping) {
         /* whatever it was, it comes too late */
     } else if (out->gen == NULL && serving) {
         metrics_add(&s->metrics, METRIC_RELOADS_FAILED, 1);
         log_error("reload refused, generation %llu goes on: %s", (unsigned long long)s->generation,
                   out->error.text);
+        tell_outcome(s, out);
     } else if (out->gen == NULL && s->cli.command == CLI_RUN) {
         log_error("%s", out->error.text);
         leave(s, EXIT_FAILED);
     } else if (out->gen == NULL) {
         fprintf(stderr, "%s\n", out->error.text);
         leave(s, EXIT_FAILED);
-    } else if (serving)
+    } else if (serving) {
         publish(s, out->gen);
-    else
+        tell_outcome(s, out);
+    } else
         on_first_generation(s, out->gen);
     gen_destroy(out->gen);
+    snapshot_unref(out->snapshot);
     free(out);
 }
 
@@ -512,6 +568,9 @@ static int start(struct server *s, struct err *e)
     if (s->reload == NULL)
         return -1;
     watchdog_start(&s->watchdog, s->loop, config, reload_budget(s->reload), on_stuck);
+    if (serve && config->watch &&
+        (s->watch = watch_create(s->loop, s->cli.config_file, on_file_change, s)) == NULL)
+        return err_set(e, "out of memory");
     reload_request(s->reload);
     return 0;
 }
@@ -573,6 +632,7 @@ static void finish(struct server *s)
     shared_destroy(s->shared);
     if (s->loop != NULL) {
         mailbox_fini(&s->mailbox);
+        watch_destroy(s->watch);
         ev_loop_destroy(s->loop);
     }
     free(s->finished);
@@ -610,6 +670,20 @@ static int ask_health(const struct config *config)
     return fine ? EXIT_FINE : EXIT_FAILED;
 }
 
+static int ask_reload(const struct config *config)
+{
+    struct buf answer = BUF_INIT;
+    struct err e;
+    bool answered = control_ask(config, "reload", &answer, &e) == 0;
+    bool fine = answered && answer.len >= 2 && memcmp(answer.data, "ok", 2) == 0;
+    if (answered)
+        fprintf(fine ? stdout : stderr, "%.*s", (int)answer.len, answer.data);
+    else
+        fprintf(stderr, "%s\n", e.text);
+    buf_fini(&answer);
+    return fine ? EXIT_FINE : EXIT_FAILED;
+}
+
 int main(int argc, char **argv)
 {
     static struct server server = {.pid_fd = -1};
@@ -626,6 +700,7 @@ int main(int argc, char **argv)
     case CLI_HELP: cli_print_help(); break;
     case CLI_VERSION: cli_print_version(); break;
     case CLI_HEALTH: exit_code = ask_health(config); break;
+    case CLI_RELOAD: exit_code = ask_reload(config); break;
     case CLI_RUN:
     case CLI_CHECK:
     case CLI_ROUTES: exit_code = serve(&server); break;

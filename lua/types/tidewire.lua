@@ -205,8 +205,8 @@ function app.publish(topic, data, options) end
 ---@return integer
 function app.subscribers(topic) end
 
----What app.shared can keep: a copy is made, without metatables; anything else in it raises.
----@alias tidewire.plain string|number|boolean|table
+---What app.shared can keep: a copy is made; json.array and json.null are kept, other metatables and values raise.
+---@alias tidewire.plain string|number|boolean|table|lightuserdata
 
 ---Has `f` called once in each worker when this version of the code begins to serve. While the script loads.
 ---@param f fun()

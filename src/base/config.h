@@ -36,13 +36,14 @@ struct config {
     int64_t reassembly_limit, queue_limit, inbox_limit, shared_size;
     int64_t on_slow; /* enum config_on_slow */
     double rollback_share;
+    int64_t max_state;
     int64_t max_tasks;
     int64_t max_subscriptions, max_subscriptions_per_connection;
     double handshakes_per_second, messages_per_second;
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
     double handler_budget, load_budget;
     double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
-    bool abort_stuck, gzip, pin_workers;
+    bool abort_stuck, gzip, pin_workers, watch;
 };
 
 enum config_type {

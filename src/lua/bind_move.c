@@ -16,9 +16,10 @@ static void bind_move_copy(lua_State *L, const struct session *s, const char *wh
     struct log_context about = vm_about(vm, s->conn, s->owner_route);
     struct bind_value_dropped dropped;
     enum bind_value_result result =
-        bind_value_copy_what_can(L, lua_gettop(L), what, (size_t)vm->config->vm_memory, out, &dropped);
+        bind_value_copy_what_can(L, lua_gettop(L), what, (size_t)vm->config->max_state, out, &dropped);
     if (result != BIND_VALUE_DONE)
-        luaL_error(L, "%s: %s", what, result == BIND_VALUE_TOO_LARGE ? "too large" : "out of memory");
+        luaL_error(L, "%s: %s", what,
+                   result == BIND_VALUE_TOO_LARGE ? "larger than max_state" : "out of memory");
     if (dropped.count > 0)
         log_write(LOG_WARN, &about, "a reload moves only plain data; left behind in generation %llu: %s",
                   (unsigned long long)vm->generation, dropped.text);

@@ -33,6 +33,7 @@ static const struct cli_verb cli_verbs[] = {
     {"check", CLI_CHECK, true, "check SCRIPT|DIR", "load it without serving; exit 1 on a fault"},
     {"routes", CLI_ROUTES, true, "routes SCRIPT|DIR", "print the route table"},
     {"health", CLI_HEALTH, false, "health", "exit 0 when the server answers on its control socket"},
+    {"reload", CLI_RELOAD, false, "reload", "reload a running server; exit 1 when the code was refused"},
     {"version", CLI_VERSION, false, "version", "print its own and its libraries' versions"},
     {"help", CLI_HELP, false, "help", "print this"},
 };
@@ -211,8 +212,12 @@ static int cli_apply(const struct cli_parse *p, char **environment, struct err *
             file = beside;
     }
     int rc = cli_take_activation(config, e);
-    if (rc == 0 && file != NULL)
+    if (rc == 0 && file != NULL) {
         rc = conffile_load(config, file, e);
+        p->cli->config_file = strdup(file);
+        if (rc == 0 && p->cli->config_file == NULL)
+            rc = err_set(e, "out of memory");
+    }
     free(beside);
     if (rc < 0 || config_set_env(config, environment, e) < 0)
         return -1;
@@ -232,8 +237,9 @@ static int cli_set_script(struct cli *cli, const char *path, struct err *e)
 {
     struct stat st;
     if (stat(path, &st) < 0)
-        return err_set(e, "cannot read %s: %s (commands are run, check, routes, health, version and help)",
-                       path, strerror(errno));
+        return err_set(
+            e, "cannot read %s: %s (commands are run, check, routes, health, reload, version and help)", path,
+            strerror(errno));
     const char *tail = S_ISDIR(st.st_mode) ? (path[strlen(path) - 1] == '/' ? "main.lua" : "/main.lua") : "";
     if (asprintf(&cli->script, "%s%s", path, tail) < 0) {
         cli->script = NULL;
@@ -303,5 +309,6 @@ void cli_fini(struct cli *cli)
 {
     config_fini(&cli->config);
     free(cli->script);
-    cli->script = NULL;
+    free(cli->config_file);
+    cli->script = cli->config_file = NULL;
 }

@@ -3,6 +3,7 @@
 #include "ops/control.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,8 @@
 #include "base/log.h"
 #include "net/unixsock.h"
 
-#define CONTROL_CLIENTS   16
+#define CONTROL_CLIENTS   32
+#define CONTROL_WAITING   24 /* of them at most; the others are for `tidewire health` */
 #define CONTROL_LINE      256
 #define CONTROL_TIMEOUT_S 5
 
@@ -28,6 +30,7 @@ struct control_client {
     size_t len;
     struct buf answer;
     size_t sent;
+    uint64_t ticket; /* it waits for this one's outcome; 0: it does not wait */
 };
 
 struct control {
@@ -99,13 +102,86 @@ static void control_drop(struct control_client *k)
     free(k);
 }
 
+static void control_await(struct control_client *k, int events)
+{
+    ev_io_stop(k->control->loop, &k->io);
+    ev_io_set(&k->io, k->io.fd, events);
+    ev_io_start(k->control->loop, &k->io);
+}
+
+/* Sends what there is; may free `k`. */
 static void control_write(struct control_client *k)
 {
     ssize_t n = send(k->io.fd, k->answer.data + k->sent, k->answer.len - k->sent, MSG_NOSIGNAL);
     if (n > 0)
         k->sent += (size_t)n;
-    if ((n < 0 && errno != EAGAIN && errno != EINTR) || k->sent == k->answer.len)
+    bool all = k->sent == k->answer.len;
+    if ((n < 0 && errno != EAGAIN && errno != EINTR) || (all && k->ticket == 0))
         control_drop(k);
+    else
+        control_await(k, all ? EV_READ : EV_WRITE);
+}
+
+static void control_patience(struct control_client *k, double seconds)
+{
+    ev_timer_stop(k->control->loop, &k->timer);
+    ev_timer_set(&k->timer, seconds, 0);
+    ev_timer_start(k->control->loop, &k->timer);
+}
+
+/* The answer of a client that waited; may free it. */
+static void control_finish(struct control_client *k, const char *text)
+{
+    k->ticket = 0;
+    control_patience(k, CONTROL_TIMEOUT_S);
+    if (buf_puts(&k->answer, text) < 0)
+        control_drop(k);
+    else
+        control_write(k);
+}
+
+void control_answer(struct control *c, uint64_t ticket, const char *text)
+{
+    for (int i = 0; c != NULL && i < CONTROL_CLIENTS; i++)
+        if (c->clients[i] != NULL && c->clients[i]->ticket != 0 && c->clients[i]->ticket <= ticket)
+            control_finish(c->clients[i], text);
+}
+
+/* Whether one client more may wait. */
+static bool control_has_room(const struct control *c)
+{
+    int waiting = 0;
+    for (int i = 0; i < CONTROL_CLIENTS; i++)
+        waiting += c->clients[i] != NULL && c->clients[i]->ticket != 0;
+    return waiting < CONTROL_WAITING;
+}
+
+static void control_handle(struct control_client *k)
+{
+    struct control_request request = {.line = k->line, .answer = &k->answer};
+    k->control->handler(k->control->user, &request);
+    if (request.ticket == 0)
+        return;
+    if (!control_has_room(k->control)) {
+        buf_puts(&k->answer, "error too many wait already\n");
+        return;
+    }
+    k->ticket = request.ticket;
+    control_patience(k, request.patience_s);
+    buf_printf(&k->answer, "wait %.0f\n", request.patience_s);
+}
+
+/* Something came from a client that waits: more than was asked for, the end of what it sends, or its end. */
+static void control_skip(struct control_client *k)
+{
+    struct pollfd at = {.fd = k->io.fd};
+    ssize_t n = recv(k->io.fd, k->line, sizeof k->line, 0);
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+        return;
+    if (n < 0 || (poll(&at, 1, 0) == 1 && (at.revents & (POLLHUP | POLLERR)) != 0))
+        control_drop(k);
+    else
+        ev_io_stop(k->control->loop, &k->io); /* it may still read */
 }
 
 static void control_read(struct control_client *k)
@@ -124,16 +200,14 @@ static void control_read(struct control_client *k)
         return;
     if (end != NULL) {
         *end = '\0';
-        k->control->handler(k->control->user, k->line, &k->answer);
+        control_handle(k);
     } else
         buf_puts(&k->answer, "error the request is too long\n");
     if (k->answer.len == 0) {
         control_drop(k);
         return;
     }
-    ev_io_stop(k->control->loop, &k->io);
-    ev_io_set(&k->io, k->io.fd, EV_WRITE);
-    ev_io_start(k->control->loop, &k->io);
+    control_await(k, EV_WRITE);
 }
 
 static void control_on_client(struct ev_loop *loop, ev_io *io, int revents)
@@ -142,6 +216,8 @@ static void control_on_client(struct ev_loop *loop, ev_io *io, int revents)
     struct control_client *k = io->data;
     if (revents & EV_WRITE)
         control_write(k);
+    else if (k->ticket != 0)
+        control_skip(k);
     else
         control_read(k);
 }
@@ -150,7 +226,11 @@ static void control_on_timeout(struct ev_loop *loop, ev_timer *timer, int revent
 {
     (void)loop;
     (void)revents;
-    control_drop(timer->data);
+    struct control_client *k = timer->data;
+    if (k->ticket != 0)
+        control_finish(k, "error there is no outcome yet\n");
+    else
+        control_drop(k);
 }
 
 static void control_on_accept(struct ev_loop *loop, ev_io *io, int revents)
@@ -248,6 +328,19 @@ void control_close(struct control *c)
 
 /* ---- the client's side ---- */
 
+/* Takes the line "wait N" off the answer once it is there, and waits for so long from now on. */
+static void control_take_wait(int fd, struct buf *answer)
+{
+    const char *end = answer->len > 5 ? memchr(answer->data, '\n', answer->len) : NULL;
+    if (end == NULL || memcmp(answer->data, "wait ", 5) != 0)
+        return;
+    struct timeval patience = {.tv_sec = strtol(answer->data + 5, NULL, 10) + CONTROL_TIMEOUT_S};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    size_t line = (size_t)(end - answer->data) + 1;
+    memmove(answer->data, answer->data + line, answer->len - line);
+    answer->len -= line;
+}
+
 int control_ask(const struct config *config, const char *request, struct buf *answer, struct err *e)
 {
     char name[256], line[CONTROL_LINE];
@@ -282,6 +375,7 @@ int control_ask(const struct config *config, const char *request, struct buf *an
             err_set(e, "the server on the control socket %s does not answer: %s", name, strerror(errno));
             goto fail;
         }
+        control_take_wait(fd, answer);
     }
     close(fd);
     return answer->len > 0 ? 0 : err_set(e, "the server on the control socket %s refused to answer", name);

@@ -18,12 +18,13 @@ struct reload {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool wanted, stop;
+    bool stop;
+    uint64_t asked, begun;    /* tickets: the newest that was given, the newest that a build covers */
     struct snapshot *restore; /* build these files next; or NULL */
     uint64_t number;          /* of the newest generation built or tried */
 };
 
-static void reload_build(struct reload *r, struct snapshot *files)
+static void reload_build(struct reload *r, struct snapshot *files, uint64_t ticket)
 {
     struct reload_outcome *out = calloc(1, sizeof *out);
     if (out == NULL) {
@@ -31,8 +32,11 @@ static void reload_build(struct reload *r, struct snapshot *files)
         return;
     }
     out->mail.deliver = r->o.deliver;
+    out->ticket = ticket;
+    snapshot_keep_next(&out->snapshot);
     out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, files, r->o.bindings,
                          &r->budget, &out->error);
+    snapshot_keep_next(NULL);
     if (out->gen != NULL)
         r->number++;
     mailbox_post(r->o.to, &out->mail);
@@ -46,15 +50,16 @@ static void *reload_main(void *arg)
     pthread_mutex_lock(&r->lock);
     while (!r->stop) {
         struct snapshot *files = r->restore;
-        if (!r->wanted && files == NULL) {
+        if (r->begun == r->asked && files == NULL) {
             pthread_cond_wait(&r->changed, &r->lock);
             continue;
         }
+        uint64_t ticket = files == NULL ? r->asked : 0;
         if (files == NULL)
-            r->wanted = false;
+            r->begun = ticket;
         r->restore = NULL;
         pthread_mutex_unlock(&r->lock);
-        reload_build(r, files);
+        reload_build(r, files, ticket);
         if (files != NULL)
             snapshot_unref(files);
         pthread_mutex_lock(&r->lock);
@@ -83,12 +88,21 @@ struct reload *reload_create(const struct reload_options *o, struct err *e)
     return r;
 }
 
-void reload_request(struct reload *r)
+uint64_t reload_request(struct reload *r)
 {
     pthread_mutex_lock(&r->lock);
-    r->wanted = true;
+    uint64_t ticket = ++r->asked;
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
+    return ticket;
+}
+
+bool reload_is_newer(struct reload *r, uint64_t ticket)
+{
+    pthread_mutex_lock(&r->lock);
+    bool newer = r->asked > ticket;
+    pthread_mutex_unlock(&r->lock);
+    return newer;
 }
 
 void reload_restore(struct reload *r, struct snapshot *files)

@@ -13,6 +13,8 @@ struct reload_outcome {
     struct mail mail; /* first */
     struct gen *gen;  /* NULL: refused, see error */
     struct err error;
+    uint64_t ticket;           /* it answers all requests up to this one; 0: of reload_restore */
+    struct snapshot *snapshot; /* the files that were read for it, refused or not; a reference, or NULL */
 };
 
 struct reload_options {
@@ -27,8 +29,13 @@ struct reload_options {
 /* Starts the thread. NULL with `e` filled when it cannot. */
 struct reload *reload_create(const struct reload_options *o, struct err *e);
 
-/* Asks for a new generation. Requests that come while one is built coalesce into one more. Any thread. */
-void reload_request(struct reload *r);
+/* Asks for a new generation. Requests that come while one is built coalesce into one more. Returns the
+ * request's ticket; they rise. The outcome that answers it was made from files read after this call. Any
+ * thread. */
+uint64_t reload_request(struct reload *r);
+
+/* Whether a request was made after that of `ticket`. Any thread. */
+bool reload_is_newer(struct reload *r, uint64_t ticket);
 
 /* Asks for a generation made from these files, of which it takes a reference, to go back to older code. */
 void reload_restore(struct reload *r, struct snapshot *files);

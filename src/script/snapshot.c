@@ -18,6 +18,7 @@ struct snapshot_entry {
     char *path;
     struct buf data;
     const char *why;
+    struct snapshot_stamp stamp;
 };
 
 struct snapshot {
@@ -28,6 +29,15 @@ struct snapshot {
     size_t total;
 };
 
+static _Thread_local struct snapshot **snapshot_next; /* see snapshot_keep_next */
+
+void snapshot_keep_next(struct snapshot **out)
+{
+    if (out != NULL)
+        *out = NULL;
+    snapshot_next = out;
+}
+
 struct snapshot *snapshot_create(void)
 {
     struct snapshot *s = calloc(1, sizeof *s);
@@ -35,6 +45,9 @@ struct snapshot *snapshot_create(void)
         return NULL;
     s->refs = 1;
     pthread_mutex_init(&s->lock, NULL);
+    if (snapshot_next != NULL)
+        *snapshot_next = snapshot_ref(s);
+    snapshot_next = NULL;
     return s;
 }
 
@@ -42,6 +55,27 @@ struct snapshot *snapshot_ref(struct snapshot *s)
 {
     atomic_fetch_add(&s->refs, 1);
     return s;
+}
+
+void snapshot_look(const char *path, struct snapshot_stamp *out)
+{
+    struct stat st;
+    memset(out, 0, sizeof *out);
+    if (stat(path, &st) < 0)
+        return;
+    out->device = st.st_dev;
+    out->inode = st.st_ino;
+    out->mode = st.st_mode;
+    if (S_ISREG(st.st_mode)) { /* a folder or a device changes all the time, and is not read */
+        out->size = st.st_size;
+        out->changed = st.st_mtim;
+    }
+}
+
+bool snapshot_same(const struct snapshot_stamp *a, const struct snapshot_stamp *b)
+{
+    return a->device == b->device && a->inode == b->inode && a->mode == b->mode && a->size == b->size &&
+           a->changed.tv_sec == b->changed.tv_sec && a->changed.tv_nsec == b->changed.tv_nsec;
 }
 
 /* NULL when all is well, else what went wrong. Devices and pipes could block or never end. */
@@ -93,6 +127,7 @@ static struct snapshot_entry *snapshot_new(const char *path)
         free(n);
         return NULL;
     }
+    snapshot_look(path, &n->stamp); /* before: what changes while it is read has changed since */
     n->why = snapshot_load(path, &n->data);
     return n;
 }
@@ -135,6 +170,26 @@ int snapshot_read(struct snapshot *s, const char *path, struct snapshot_file *fi
     else
         *file = (struct snapshot_file){n->data.data != NULL ? n->data.data : "", n->data.len, n->why};
     return file->why == NULL ? 0 : -1;
+}
+
+size_t snapshot_count(struct snapshot *s)
+{
+    pthread_mutex_lock(&s->lock);
+    size_t count = s->count;
+    pthread_mutex_unlock(&s->lock);
+    return count;
+}
+
+struct snapshot_path *snapshot_list(struct snapshot *s, size_t *count)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&s->lock);
+    struct snapshot_path *all = calloc((size_t)s->count + 1, sizeof all[0]);
+    for (const struct snapshot_entry *i = s->entries; all != NULL && i != NULL; i = i->next)
+        all[n++] = (struct snapshot_path){i->path, i->stamp};
+    pthread_mutex_unlock(&s->lock);
+    *count = n;
+    return all;
 }
 
 void snapshot_unref(struct snapshot *s)

@@ -15,7 +15,7 @@ import pytest
 from conftest import BINARY, PATIENCE, ROOT, environment, run
 
 ECHO = 'app.websocket("echo", function(ws) ws:on_text(function(ws, text) ws:send(text) end) end)\n'
-VERBS = ["run", "check", "routes", "health", "version", "help"]
+VERBS = ["run", "check", "routes", "health", "reload", "version", "help"]
 OPTIONS = sorted(re.findall(r"^    KEY\((\w+),", (ROOT / "src/base/config.c").read_text(encoding="utf-8"), re.M))
 
 

@@ -12,11 +12,12 @@ local s = app.shared
 get, set, add, incr, delete, keys = s.get, s.set, s.add, s.incr, s.delete, s.keys
 -- A value with everything that tells it from another, in one order.
 function show(v)
+  if v == json.null then return "null" end
   if type(v) ~= "table" then return math.type(v) == "float" and string.format("%a", v) or string.format("%q", v) end
   local parts = {}
   for k, x in pairs(v) do parts[#parts + 1] = show(k) .. "=" .. show(x) end
   table.sort(parts)
-  return "{" .. table.concat(parts, ",") .. "}"
+  return (getmetatable(v) or "") .. "{" .. table.concat(parts, ",") .. "}"
 end
 function same(v) set("same", v) return show(get("same")) == show(v) and rawequal(get("same"), v) == (type(v) ~= "table") end
 """
@@ -88,6 +89,8 @@ def test_keys(serve):
     "{[false] = {[''] = false}}", "{[math.mininteger] = 1, [-1] = 2, [0] = 3}", "{[1/0] = 'inf', ['1'] = 's', [1] = 'n'}",
     "(function() local t = {} for i = 1, 1000 do t[i] = {id = i, name = 'n' .. i} end return t end)()",
     "(function() local t = 1 for i = 1, 64 do t = {t} end return t end)()",
+    "json.null", "{json.null, [json.null] = json.null}", "json.array()", "json.array({1, json.array(), {}})",
+    "json.decode('{\"a\": [], \"b\": {}, \"c\": [null, 1, 1.0, [true]], \"d\": null}')",
 ])
 def test_what_comes_back_is_the_same(serve, value):
     outcomes(serve, {f"return same({value})": "true true"})
@@ -102,11 +105,10 @@ def test_values_are_copies(serve):
     })
 
 
-ONLY = "only strings, numbers, booleans and tables of these can be kept"
+ONLY = "only strings, numbers, booleans, json.null and tables of these can be kept"
 REFUSED = {
     "set('k', print)": f"app.shared.set: value is a function; {ONLY}",
     "add('k', ws)": f"app.shared.add: value is a userdata; {ONLY}",
-    "set('k', json.null)": f"app.shared.set: value is a userdata; {ONLY}",
     "set('k', {users = {1, 2, {f = print}}})": f"app.shared.set: value.users[3].f is a function; {ONLY}",
     "set('k', {['a b'] = {[true] = {[1.5] = coroutine.create(print)}}})":
         f'app.shared.set: value["a b"][true][1.5] is a thread; {ONLY}',
@@ -117,8 +119,6 @@ REFUSED = {
     "set('k', {[{}] = 1})": "app.shared.set: value has a table as a key; keys are strings, numbers and booleans",
     "set('k', {a = setmetatable({}, {})})":
         "app.shared.set: value.a has a metatable, which would be lost; copy what is in it to another table",
-    "set('k', json.array())":
-        "app.shared.set: value has a metatable, which would be lost; copy what is in it to another table",
     "local t = {} t.t = t set('k', t)": "app.shared.set: value.t is a table that contains itself",
     "local t = {a = {}} t.a.b = {c = t.a} set('k', t)": "app.shared.set: value.a.b.c is a table that contains itself",
     "local t = 1 for i = 1, 65 do t = {t} end set('k', t)":
@@ -293,6 +293,21 @@ def test_workers_share_it(serve):
         client.close()
 
 
+DECODED = '{"empty":[],"list":[1,null,{}],"none":null}'
+
+
+def test_decoded_json_is_encoded_alike_by_another_worker_and_after_a_reload(serve):
+    server = serve(SCRIPT, workers=2)
+    first, second = all_workers(server, 2)
+    encode = "return json.encode(get('k'), {sort = true}), get('k').none == json.null, getmetatable(get('k').list)"
+    with first, second:
+        assert ask(first, f"return set('k', json.decode('{DECODED}'))") == "true true"
+        assert ask(second, encode) == f"true {DECODED} true json.array"
+        assert server.reload(SCRIPT + "-- changed")
+        with server.raw("/run") as new:
+            assert ask(new, encode) == f"true {DECODED} true json.array"
+
+
 # All at once: counts, replaces and reads tables whose two halves must agree, takes a place once.
 STORM = """
 local won = 0
@@ -343,7 +358,7 @@ def test_it_survives_a_reload(serve):
         assert server.reload(SCRIPT + "-- changed")
         with server.raw("/run") as new:
             assert ask(new, "return app.generation, get('k').list[2], incr('n')") == "true 2 2 2"
-            assert ask(old, "return app.generation, incr('n')") == "true 1 3"
+            assert ask(old, "return app.generation, incr('n')") == "true 2 3"
         assert not server.reload("app.shared.set('k', 1)")
         with server.raw("/run") as new:
             assert ask(new, "return app.generation, get('k').list[1], incr('n')") == "true 2 1 4"

@@ -97,11 +97,13 @@ static void defaults(void **state)
         {"load_budget", "10"},
         {"reload_drain", "30"},
         {"rollback_share", "0.1"},
+        {"max_state", "1048576"},
         {"pin_workers", "false"},
         {"max_subscriptions", "10000000"},
         {"max_subscriptions_per_connection", "10000"},
         {"drain_timeout", "8"},
         {"abort_stuck", "false"},
+        {"watch", "false"},
     };
     assert_int_equal(COUNT(cases), config_nkeys);
     for (size_t i = 0; i < COUNT(cases); i++)

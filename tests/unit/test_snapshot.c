@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,6 +255,87 @@ static void data_lives_as_long_as_a_reference(void **state)
     assert_int_equal(unlink(path("kept")), 0);
 }
 
+static void list_has_all_that_was_asked_for(void **state)
+{
+    (void)state;
+    struct snapshot_file f;
+    struct snapshot_stamp now;
+    size_t n = 99;
+    struct snapshot_path *all = snapshot_list(snapshot, &n);
+    assert_int_equal(n, 0);
+    free(all);
+    put("there", "x");
+    for (int i = 0; i < 2; i++) {
+        assert_reads("there", "x");
+        assert_int_equal(snapshot_read(snapshot, path("missing"), &f), -1);
+    }
+    assert_int_equal(snapshot_count(snapshot), 2);
+    all = snapshot_list(snapshot, &n);
+    assert_int_equal(n, 2);
+    bool first = strcmp(all[0].path, path("there")) == 0;
+    const struct snapshot_path *there = &all[first ? 0 : 1], *missing = &all[first ? 1 : 0];
+    assert_string_equal(there->path, path("there"));
+    assert_string_equal(missing->path, path("missing"));
+    snapshot_look(path("there"), &now);
+    assert_true(snapshot_same(&there->stamp, &now));
+    assert_false(snapshot_same(&missing->stamp, &now));
+    snapshot_look(path("missing"), &now);
+    assert_true(snapshot_same(&missing->stamp, &now));
+    free(all);
+    assert_int_equal(unlink(path("there")), 0);
+}
+
+/* Each state differs from the one before. */
+static void stamps_tell_states_apart(void **state)
+{
+    (void)state;
+    struct snapshot_stamp before, now;
+    const struct timespec early[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000, .tv_nsec = 1}};
+    const struct timespec later[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000, .tv_nsec = 2}};
+    snapshot_look(path("file"), &before);
+    for (int step = 0; step < 7; step++) {
+        switch (step) {
+        case 0: put("file", "one"); break;
+        case 1: assert_int_equal(utimensat(AT_FDCWD, path("file"), early, 0), 0); break;
+        case 2: assert_int_equal(utimensat(AT_FDCWD, path("file"), later, 0), 0); break;
+        case 3: assert_int_equal(truncate(path("file"), 1), 0); break;
+        case 4: assert_int_equal(chmod(path("file"), 0400), 0); break;
+        case 5: assert_int_equal(unlink(path("file")), 0); break;
+        case 6: assert_int_equal(mkdir(path("file"), 0700), 0); break;
+        }
+        snapshot_look(path("file"), &now);
+        if (snapshot_same(&before, &now))
+            fail_msg("step %d", step);
+        before = now;
+    }
+    put("file/inside", "x"); /* a folder is the same whatever comes into it */
+    snapshot_look(path("file"), &now);
+    assert_true(snapshot_same(&before, &now));
+    assert_int_equal(unlink(path("file/inside")), 0);
+    assert_int_equal(rmdir(path("file")), 0);
+}
+
+static void the_next_snapshot_is_kept_once(void **state)
+{
+    (void)state;
+    struct snapshot *kept = snapshot;
+    snapshot_keep_next(&kept);
+    assert_null(kept);
+    struct snapshot *made = snapshot_create();
+    assert_ptr_equal(kept, made);
+    snapshot_unref(made);
+    assert_int_equal(snapshot_count(kept), 0); /* alive */
+    struct snapshot *other = snapshot_create();
+    assert_ptr_equal(kept, made);
+    snapshot_unref(other);
+    snapshot_unref(kept);
+    snapshot_keep_next(&kept);
+    snapshot_keep_next(NULL);
+    other = snapshot_create();
+    assert_null(kept);
+    snapshot_unref(other);
+}
+
 static void *read_shared(void *arg)
 {
     struct snapshot_file *f = arg;
@@ -302,6 +384,9 @@ int main(void)
         TEST(number_of_files),
         TEST(data_lives_as_long_as_a_reference),
         TEST(threads_get_the_same),
+        TEST(list_has_all_that_was_asked_for),
+        TEST(stamps_tell_states_apart),
+        TEST(the_next_snapshot_is_kept_once),
     };
     return cmocka_run_group_tests(tests, group_set_up, group_tear_down);
 }

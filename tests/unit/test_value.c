@@ -85,15 +85,17 @@ static void reals_keep_every_bit(void **state)
     }
 }
 
-static void booleans_and_nil(void **state)
+static void booleans_nil_and_null(void **state)
 {
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
+        static const enum value_kind kinds[] = {VALUE_BOOLEAN, VALUE_BOOLEAN, VALUE_NIL, VALUE_NULL};
         struct buf b = BUF_INIT;
-        assert_int_equal(i < 2 ? value_put_boolean(&b, i == 1) : value_put_nil(&b), 0);
+        int rc = i < 2 ? value_put_boolean(&b, i == 1) : i == 2 ? value_put_nil(&b) : value_put_null(&b);
+        assert_int_equal(rc, 0);
         assert_int_equal(b.len, 1);
         struct value_item item = only_item(&b);
-        assert_int_equal(item.kind, i < 2 ? VALUE_BOOLEAN : VALUE_NIL);
+        assert_int_equal(item.kind, kinds[i]);
         if (i < 2)
             assert_int_equal(item.as.boolean, i == 1);
         buf_fini(&b);
@@ -120,7 +122,7 @@ static void strings(void **state)
     }
 }
 
-/* {[1] = {}, x = {[true] = 1.5}} */
+/* {[1] = {}, x = {[true] = 1.5}}, of which the last is an array */
 static void put_tables(struct buf *b)
 {
     size_t outer, inner;
@@ -129,7 +131,7 @@ static void put_tables(struct buf *b)
     assert_int_equal(value_begin_table(b, &inner), 0);
     value_end_table(b, inner, 0);
     value_put_string(b, "x", 1);
-    assert_int_equal(value_begin_table(b, &inner), 0);
+    assert_int_equal(value_begin_array(b, &inner), 0);
     value_put_boolean(b, true);
     value_put_real(b, 1.5);
     value_end_table(b, inner, 1);
@@ -144,7 +146,7 @@ static void tables_nest(void **state)
         bool is_key;
     } expected[] = {
         {VALUE_TABLE, false}, {VALUE_INTEGER, true}, {VALUE_TABLE, false},  {VALUE_END, false},
-        {VALUE_STRING, true}, {VALUE_TABLE, false},  {VALUE_BOOLEAN, true}, {VALUE_REAL, false},
+        {VALUE_STRING, true}, {VALUE_ARRAY, false},  {VALUE_BOOLEAN, true}, {VALUE_REAL, false},
         {VALUE_END, false},   {VALUE_END, false},
     };
     struct buf b = BUF_INIT;
@@ -183,7 +185,7 @@ static int nested(unsigned depth)
     for (unsigned i = 0; i < depth; i++) {
         if (i > 0)
             value_put_integer(&b, 1);
-        assert_int_equal(value_begin_table(&b, &at[i]), 0);
+        assert_int_equal(i % 2 ? value_begin_array(&b, &at[i]) : value_begin_table(&b, &at[i]), 0);
     }
     for (unsigned i = depth; i-- > 0;)
         value_end_table(&b, at[i], i + 1 < depth);
@@ -204,7 +206,7 @@ static void refused(void **state)
 {
     (void)state;
     assert_int_equal(OUTCOME("\3\0"), 0);
-    assert_int_equal(OUTCOME("\7"), -1); /* no such thing */
+    assert_int_equal(OUTCOME("\11"), -1); /* no such thing */
     assert_int_equal(OUTCOME("\377"), -1);
     assert_int_equal(OUTCOME("\3\200\0"), -1);                                 /* 0, longer than need be */
     assert_int_equal(OUTCOME("\3\377\377\377\377\377\377\377\377\377\1"), 0);  /* 64 bits */
@@ -215,9 +217,14 @@ static void refused(void **state)
     assert_int_equal(OUTCOME("\6\1\0\0\0\2\2"), 0);
     assert_int_equal(OUTCOME("\6\2\0\0\0\2\2"), -1); /* fewer pairs than it says */
     assert_int_equal(OUTCOME("\6\377\377\377\377\2\2"), -1);
-    assert_int_equal(OUTCOME("\6\1\0\0\0\0\2"), -1);                     /* nil as a key */
-    assert_int_equal(OUTCOME("\6\1\0\0\0\2\0"), 0);                      /* as a value */
-    assert_int_equal(OUTCOME("\6\1\0\0\0\6\0\0\0\0\2"), -1);             /* a table as a key */
+    assert_int_equal(OUTCOME("\6\1\0\0\0\0\2"), -1);          /* nil as a key */
+    assert_int_equal(OUTCOME("\6\1\0\0\0\2\0"), 0);           /* as a value */
+    assert_int_equal(OUTCOME("\6\1\0\0\0\6\0\0\0\0\2"), -1);  /* a table as a key */
+    assert_int_equal(OUTCOME("\6\1\0\0\0\10\0\0\0\0\2"), -1); /* an array as a key */
+    assert_int_equal(OUTCOME("\6\1\0\0\0\7\7"), 0);           /* null as both */
+    assert_int_equal(OUTCOME("\10\0\0\0\0"), 0);
+    assert_int_equal(OUTCOME("\10\1\0\0\0\2"), -1);
+    assert_int_equal(OUTCOME("\10\377\377\377\377\2\2"), -1);
     assert_int_equal(OUTCOME("\6\1\0\0\0\4\0\0\0\0\0\0\370\177\2"), -1); /* NaN */
     assert_int_equal(OUTCOME("\6\1\0\0\0\2\4\0\0\0\0\0\0\370\177"), 0);
 }
@@ -225,10 +232,14 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(integers),         cmocka_unit_test(reals_keep_every_bit),
-        cmocka_unit_test(booleans_and_nil), cmocka_unit_test(strings),
-        cmocka_unit_test(tables_nest),      cmocka_unit_test(what_is_cut_short_is_no_value),
-        cmocka_unit_test(depth_is_bounded), cmocka_unit_test(refused),
+        cmocka_unit_test(integers),
+        cmocka_unit_test(reals_keep_every_bit),
+        cmocka_unit_test(booleans_nil_and_null),
+        cmocka_unit_test(strings),
+        cmocka_unit_test(tables_nest),
+        cmocka_unit_test(what_is_cut_short_is_no_value),
+        cmocka_unit_test(depth_is_bounded),
+        cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
