@@ -352,6 +352,15 @@ static void on_control(void *user, struct control_request *request)
                    (unsigned long long)worker_total_conns());
 }
 
+static void accept_generation(struct server *s)
+{
+    const struct rollout *r = &s->rollout;
+    log_info("generation %llu: %llu connections moved to it%s", (unsigned long long)r->generation,
+             (unsigned long long)r->moved, r->failed > 0 ? "; those that failed to are closed" : "");
+    for (size_t i = 0; i < s->nworkers; i++)
+        dispatch_accept(s->workers[i], r->generation);
+}
+
 /* A worker has moved its connections to the newest generation, as far as they can move. */
 static void on_migration_report(struct mail *m, void *receiver)
 {
@@ -367,12 +376,8 @@ static void on_migration_report(struct mail *m, void *receiver)
             (unsigned long long)(r->moved + r->failed));
         metrics_add(&s->metrics, METRIC_RELOADS_ROLLED_BACK, 1);
         reload_restore(s->reload, r->accepted);
-    } else if (verdict == ROLLOUT_ACCEPT) {
-        log_info("generation %llu: %llu connections moved to it%s", (unsigned long long)r->generation,
-                 (unsigned long long)r->moved, r->failed > 0 ? "; those that failed to are closed" : "");
-        for (size_t i = 0; i < s->nworkers; i++)
-            dispatch_accept(s->workers[i], r->generation);
-    }
+    } else if (verdict == ROLLOUT_ACCEPT)
+        accept_generation(s);
 }
 
 static int start_workers(struct server *s, struct gen *gen, struct err *e)
@@ -499,6 +504,8 @@ static void on_outcome(struct mail *m, void *receiver)
         log_error("reload refused, generation %llu goes on: %s", (unsigned long long)s->generation,
                   out->error.text);
         tell_outcome(s, out);
+        if (out->back) /* there is nothing to go back to */
+            accept_generation(s);
     } else if (out->gen == NULL && s->cli.command == CLI_RUN) {
         log_error("%s", out->error.text);
         leave(s, EXIT_FAILED);

@@ -67,6 +67,7 @@ const struct config_key config_keys[] = {
     KEY(load_budget, CONFIG_SECONDS, "10", 0.05, 3600, NULL, 0, "for loading the script"),
     KEY(reload_drain, CONFIG_SECONDS, "30", 0, 86400, NULL, 0,
         "for what still runs in the code of before a reload"),
+    KEY(max_generations, CONFIG_COUNT, "8", 1, 60, NULL, 0, "versions of the code that are alive at once"),
     KEY(max_state, CONFIG_BYTES, "1m", 0, GIB, NULL, 0, "of ws.state or req.context, for a reload"),
     KEY(rollback_share, CONFIG_NUMBER, "0.1", 0, 1, NULL, 0,
         "of the connections that may fail to move to new code"),

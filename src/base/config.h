@@ -36,7 +36,7 @@ struct config {
     int64_t reassembly_limit, queue_limit, inbox_limit, shared_size;
     int64_t on_slow; /* enum config_on_slow */
     double rollback_share;
-    int64_t max_state;
+    int64_t max_state, max_generations;
     int64_t max_tasks;
     int64_t max_subscriptions, max_subscriptions_per_connection;
     double handshakes_per_second, messages_per_second;

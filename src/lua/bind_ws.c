@@ -298,7 +298,11 @@ static void bind_ws_push_request(lua_State *L, const struct bind_ws *box)
 
 static void bind_ws_push_state(lua_State *L, const struct bind_ws *box)
 {
-    (void)box;
+    if (box->left)
+        luaL_error(L,
+                   "ws.state of this connection has moved to newer code; what the code of generation %d "
+                   "changes in its own copy would be lost",
+                   (int)vm_of(L)->generation);
     if (bind_ws_get_more(L, 1, BIND_WS_STATE) != LUA_TNIL)
         return;
     lua_newtable(L);

@@ -87,14 +87,6 @@ static void dispatch_start_sweep(struct worker *w)
     w->due = true;
 }
 
-static void dispatch_cancel_sessions(struct worker *w, const struct vm *vm)
-{
-    const struct session_worker *l = w->layer[WORKER_WS];
-    for (size_t i = 0; i < l->sessions.slots; i++)
-        if (l->sessions.table[i] != NULL)
-            live_cancel(l->sessions.table[i], vm);
-}
-
 /* What still waits in the code of before a reload has had its time. Its connections go on in the new code. */
 static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents)
 {
@@ -106,12 +98,26 @@ static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents
         log_write(LOG_WARN, &about,
                   "generation %llu: %llu tasks and timers were left at the end of reload_drain; cancelled",
                   (unsigned long long)vm->generation, (unsigned long long)vm->ntasks);
-    vm_cancel(vm);
-    exchange_cancel_all(vm);
-    dispatch_cancel_sessions(vm->home, vm);
-    vm->bindings->give_up_dones(vm);
     vm->drained = true;
-    dispatch_start_sweep(vm->home);
+    vm->bindings->give_up_dones(vm);
+    dispatch_start_sweep(vm->home); /* ends what its connections wait for; the rest: dispatch_on_due */
+}
+
+/* Nobody bounds how often scripts are reloaded: when too many versions are alive the oldest goes at once. */
+static void dispatch_limit_versions(struct worker *w)
+{
+    struct dispatch *d = dispatch_of(w);
+    int64_t alive = 0;
+    for (struct list *l = d->vms.next; l != &d->vms; l = l->next)
+        alive += !LIST_ENTRY(l, struct vm, link)->drained;
+    for (struct list *l = d->vms.next; l != &d->vms && alive > w->config->max_generations; l = l->next) {
+        struct vm *vm = LIST_ENTRY(l, struct vm, link);
+        if (vm->drained || vm == d->current)
+            continue;
+        ev_timer_stop(w->loop, &vm->drain);
+        dispatch_on_drain(w->loop, &vm->drain, 0);
+        alive--;
+    }
 }
 
 static void dispatch_on_publication(struct mail *mail, void *receiver)
@@ -129,6 +135,7 @@ static void dispatch_on_publication(struct mail *mail, void *receiver)
     ev_timer_init(&old->drain, dispatch_on_drain, w->config->reload_drain, 0);
     old->drain.data = old;
     ev_timer_start(w->loop, &old->drain);
+    dispatch_limit_versions(w);
     dispatch_start_sweep(w);
 }
 
@@ -155,7 +162,7 @@ static void dispatch_sweep(struct worker *w)
     d->sweeping = migrate_sweep(&d->migrate, w, clock_now_ms() + DISPATCH_SWEEP_MS);
     if (d->sweeping)
         w->due = true;
-    else if (d->migrate.state == MIGRATE_MOVING)
+    else if (migrate_is_through(&d->migrate, w))
         dispatch_report(w);
 }
 
@@ -165,6 +172,14 @@ void dispatch_on_moved(struct worker *w, struct session *s, bool moved)
     migrate_count(&d->migrate, w, moved);
     if (!moved && d->migrate.state == MIGRATE_ACCEPTED)
         session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
+    dispatch_on_gone(w);
+}
+
+void dispatch_on_gone(struct worker *w)
+{
+    struct dispatch *d = dispatch_of(w);
+    if (!d->sweeping && migrate_one_less(&d->migrate))
+        dispatch_start_sweep(w);
 }
 
 /* The main thread accepts a generation. */
@@ -177,9 +192,9 @@ static void dispatch_on_verdict(struct mail *mail, void *receiver)
 {
     struct dispatch_verdict *v = (struct dispatch_verdict *)mail;
     struct worker *w = receiver;
-    if (dispatch_of(w) != NULL) {
-        migrate_accept(&dispatch_of(w)->migrate, w, v->generation);
-        dispatch_start_sweep(w); /* what the worker had given up */
+    if (dispatch_of(w) != NULL && dispatch_current(w) != NULL) {
+        if (migrate_accept(&dispatch_of(w)->migrate, v->generation))
+            dispatch_start_sweep(w);
     }
     free(v);
 }
@@ -202,8 +217,8 @@ static void dispatch_on_due(struct worker *w)
         struct vm *vm = LIST_ENTRY(l, struct vm, link);
         next = l->next;
         bool more = job_run_some(vm, until);
-        if (vm->drained && vm->connections == 0) /* what its last ones have begun since */
-            vm_cancel(vm);
+        if (vm->drained) /* what is left of it, and what its last connections have begun since */
+            more = vm_cancel_some(vm, until) || exchange_cancel_some(vm, until) || more;
         if (more)
             w->due = true;
         else if (vm != d->current && vm->holds == 0)

@@ -34,6 +34,9 @@ void dispatch_accept(struct worker *w, uint64_t generation);
 /* For live.c: what became of a session's move to the newest code. */
 void dispatch_on_moved(struct worker *w, struct session *s, bool moved);
 
+/* The same: one that had still to move has gone. */
+void dispatch_on_gone(struct worker *w);
+
 /* What workers are created with. */
 extern const struct worker_hooks dispatch_worker_hooks;
 

@@ -9,6 +9,7 @@
 
 #include <llhttp.h>
 
+#include "base/clock.h"
 #include "http/accept.h"
 #include "http/gzip.h"
 #include "http/http1.h"
@@ -212,9 +213,11 @@ void exchange_on_gone(struct conn *c, void *request)
     exchange_free(x);
 }
 
-void exchange_cancel_all(struct vm *vm)
+bool exchange_cancel_some(struct vm *vm, uint64_t until_ms)
 {
     while (!list_empty(&vm->exchanges)) {
+        if (clock_now_ms() >= until_ms)
+            return true;
         struct exchange *x = LIST_ENTRY(vm->exchanges.next, struct exchange, link);
         struct conn *c = x->conn;
         if (x->task != NULL)
@@ -228,6 +231,7 @@ void exchange_cancel_all(struct vm *vm)
         }
         exchange_free(x);
     }
+    return false;
 }
 
 /* ---- streaming ---- */

@@ -59,8 +59,9 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
 void exchange_on_gone(struct conn *c, void *request);
 void exchange_on_drained(struct conn *c, void *request);
 
-/* Those that wait for this VM have had their time: 503, or the end of what is streamed. Outside of Lua. */
-void exchange_cancel_all(struct vm *vm);
+/* Those that wait for this VM have had their time: 503, or the end of what is streamed. Until the clock says
+ * `until_ms`: true when some are left. Outside of Lua. */
+bool exchange_cancel_some(struct vm *vm, uint64_t until_ms);
 
 /* For the binding that streams; false when nobody wants any pieces. */
 bool exchange_stream_begin(struct exchange *x);

@@ -3,6 +3,7 @@
 #include "script/live.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include <lauxlib.h>
 
@@ -33,6 +34,9 @@ static void live_check(struct session *s, enum sched_result result)
         session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
 }
 
+static void live_on_arrival_end(struct session *s, enum sched_result result);
+static void live_one_less(const struct session *s);
+
 static int live_on_suspend(void *owner, struct task *t)
 {
     struct session *s = owner;
@@ -46,7 +50,10 @@ static void live_on_end(void *owner, struct task *t, enum sched_result result)
 {
     (void)t;
     struct session *s = owner;
-    live_check(s, result);
+    if (s->more->arrival != NULL)
+        live_on_arrival_end(s, result);
+    else
+        live_check(s, result);
     inbound_release(s);
     if (result != SCHED_CANCELLED)
         live_follow(s);
@@ -79,10 +86,14 @@ static const struct vm_bindings *live_bindings(const struct session *s)
 static void live_on_message(struct session *s, bool text, const char *data, size_t len)
 {
     struct live_message m = {s, text, data, len};
-    live_follow(s);
-    if (!session_is_open(s)) /* the new code has no place for it */
-        return;
     live_run(s, live_bindings(s)->ws_message, &m);
+}
+
+/* Before its next message a session moves to the newest code, whose route's function may want to wait first.
+ */
+static void live_before_message(struct session *s)
+{
+    live_follow(s);
 }
 
 static void live_on_control(struct session *s, bool ping, const char *data, size_t len)
@@ -103,14 +114,15 @@ static void live_on_drain(struct session *s)
  * outlive the session. */
 static void live_on_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
 {
+    if (s->more != NULL)
+        task_cancel_all(&s->more->tasks); /* may put it back to older code */
     struct vm *vm = session_owner(s);
     if (vm == NULL)
         return;
     struct live_closed close = {s, code, reason, reason_len};
-    struct log_context about = vm_about(session_owner(s), s->conn, s->owner_route);
+    struct log_context about = vm_about(vm, s->conn, s->owner_route);
     topic_unsubscribe_all(s);
-    if (s->more != NULL)
-        task_cancel_all(&s->more->tasks);
+    live_one_less(s);
     if (s->owner_ref != LUA_NOREF)
         sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
     vm->bindings->ws_forget(vm->L, s);
@@ -162,16 +174,75 @@ static struct live_code live_swap(struct session *s, struct live_code to)
     return from;
 }
 
-/* What follows from the limits being others. Timers go on as they are unless the route's pings have changed.
- */
+/* What follows from the limits being others. Timers go on as they are unless the route's have changed; pings
+ * that the script has set stay. */
 static void live_adopt_limits(struct session *s, const struct session_limits *before)
 {
     const struct session_limits *now = s->limits;
     bool was_default = s->ping_ms == (uint32_t)(before->ping_interval * 1000 + 0.5);
     if (was_default && now->ping_interval != before->ping_interval)
         session_set_ping_interval(s, now->ping_interval);
+    if (now->idle_timeout != before->idle_timeout)
+        session_limits_changed(s);
+}
+
+/* How a session would go on if the new code failed. */
+struct live_arrival_pending {
+    struct live_code old;
+    struct vm *from;
+};
+
+static void live_arrived(struct session *s, struct vm *from, const struct live_code *old)
+{
+    struct vm *to = session_owner(s);
     bool waiting = s->more != NULL && s->more->in.suspended > 0;
-    s->conn->sips = waiting || now->messages_per_second > 0;
+    from->bindings->ws_leave(from->L, old->ref, s->conn->id);
+    live_count(from, -1);
+    live_count(to, 1);
+    s->refused = 0;
+    s->conn->sips = waiting || s->limits->messages_per_second > 0;
+    vm_release_connection(from);
+}
+
+static void live_go_back(struct session *s, struct live_code old)
+{
+    struct vm *to = session_owner(s);
+    to->bindings->ws_forget(to->L, s);
+    live_swap(s, old);
+    session_limits_changed(s);
+    s->refused = live_mark(to->generation) & 15;
+    vm_release_connection(to);
+}
+
+/* The route's function has waited, and is over. */
+static void live_on_arrival_end(struct session *s, enum sched_result result)
+{
+    struct live_arrival_pending p = *(struct live_arrival_pending *)s->more->arrival;
+    struct worker *w = s->conn->worker;
+    bool newest = session_owner(s) == dispatch_current(w);
+    bool failed = result == SCHED_FAILED || result == SCHED_CUT;
+    bool open = session_is_open(s);
+    free(s->more->arrival);
+    s->more->arrival = NULL;
+    if (failed || !open) /* one that has ended meanwhile has not arrived: its on_close is the old code's */
+        live_go_back(s, p.old);
+    else
+        live_arrived(s, p.from, &p.old);
+    if (open && newest)
+        dispatch_on_moved(w, s, !failed);
+}
+
+/* The route's function waits: until it is over, the old code stays ready. */
+static enum live_followed live_arrive_later(struct session *s, struct vm *from, const struct live_code *old)
+{
+    struct live_arrival_pending *p = malloc(sizeof *p);
+    if (p == NULL) { /* then it has moved, whatever comes */
+        live_arrived(s, from, old);
+        return LIVE_MOVED;
+    }
+    *p = (struct live_arrival_pending){*old, from};
+    s->more->arrival = p;
+    return LIVE_ARRIVES;
 }
 
 /* Runs the route's function of the new code. The old code stays ready in case that fails. */
@@ -183,23 +254,20 @@ static enum live_followed live_try(struct session *s, struct vm *to, int route, 
     vm_hold_connection(to);
     struct live_code old =
         live_swap(s, (struct live_code){&to->routes[route].limits, (uint16_t)route, LUA_NOREF});
+    live_adopt_limits(s, old.limits);
     enum sched_result result = sched_run(to, &(struct sched_entry){.body = to->bindings->ws_arrive,
                                                                    .arg = &arrival,
                                                                    .about = &about,
                                                                    .kind = &live_owner,
                                                                    .owner = s});
-    if (result == SCHED_OK || result == SCHED_SUSPENDED) {
-        from->bindings->ws_leave(from->L, old.ref, s->conn->id);
-        live_count(from, -1);
-        live_count(to, 1);
-        vm_release_connection(from);
-        live_adopt_limits(s, old.limits);
-        return LIVE_MOVED;
+    if (result == SCHED_SUSPENDED)
+        return live_arrive_later(s, from, &old);
+    if (result != SCHED_OK) {
+        live_go_back(s, old);
+        return LIVE_FAILED;
     }
-    to->bindings->ws_forget(to->L, s);
-    live_swap(s, old);
-    vm_release_connection(to);
-    return LIVE_FAILED;
+    live_arrived(s, from, &old);
+    return LIVE_MOVED;
 }
 
 static enum live_followed live_move(struct session *s, struct vm *to, int route)
@@ -208,11 +276,14 @@ static enum live_followed live_move(struct session *s, struct vm *to, int route)
     struct live_luggage luggage = {.session = s};
     struct log_context about = vm_about(from, s->conn, s->owner_route);
     struct err e;
-    enum live_followed moved = LIVE_FAILED;
-    if (sched_setup(from->L, from->bindings->ws_pack, &luggage, &e) < 0)
-        log_write(LOG_ERROR, &about, "cannot take ws.state to generation %llu: %s",
+    enum live_followed moved = LIVE_STAYS;
+    if (sched_setup(from->L, from->bindings->ws_pack, &luggage, &e) < 0) {
+        /* no fault of the new code's: it does not count against it */
+        log_write(LOG_ERROR, &about, "cannot move to generation %llu, and will be closed: %s",
                   (unsigned long long)to->generation, e.text);
-    else
+        metrics_add(from->metrics, METRIC_MIGRATION_FAILED, 1);
+        s->refused = live_mark(to->generation) & 15;
+    } else
         moved = live_try(s, to, route, &luggage);
     buf_fini(&luggage.state);
     buf_fini(&luggage.context);
@@ -231,21 +302,38 @@ enum live_followed live_follow(struct session *s)
         return LIVE_MOVED;
     }
     enum live_followed moved = live_move(s, to, route);
-    if (moved == LIVE_FAILED)
-        s->refused = live_mark(to->generation) & 15;
-    dispatch_on_moved(w, s, moved == LIVE_MOVED);
+    if (moved == LIVE_MOVED || moved == LIVE_FAILED)
+        dispatch_on_moved(w, s, moved == LIVE_MOVED);
     return moved;
 }
 
-void live_cancel(struct session *s, const struct vm *vm)
+bool live_is_behind(const struct session *s)
 {
-    if (session_owner(s) == vm && s->more != NULL)
+    const struct vm *vm = dispatch_current(s->conn->worker);
+    bool arriving = s->more != NULL && s->more->arrival != NULL;
+    return session_is_open(s) && vm != NULL && session_owner(s) != NULL &&
+           (arriving || (session_owner(s) != vm && s->refused != live_mark(vm->generation)));
+}
+
+/* A session ends that the move to the newest code was waiting for. */
+static void live_one_less(const struct session *s)
+{
+    const struct vm *vm = dispatch_current(s->conn->worker);
+    if (vm != NULL && session_owner(s) != vm)
+        dispatch_on_gone(s->conn->worker);
+}
+
+void live_end_waiting(struct session *s)
+{
+    const struct vm *vm = session_owner(s);
+    if (vm != NULL && vm->drained && s->more != NULL)
         task_cancel_all(&s->more->tasks);
 }
 
 /* ---- what sessions tell ---- */
 
 const struct session_handler live_sessions = {
+    .before_message = live_before_message,
     .on_message = live_on_message,
     .on_control = live_on_control,
     .on_drain = live_on_drain,

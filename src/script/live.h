@@ -60,9 +60,10 @@ struct live_arrival {
 };
 
 enum live_followed {
-    LIVE_STAYS,  /* it runs the newest code, or cannot move now, or not at all */
-    LIVE_MOVED,  /* it runs the newest code now, or is closing because that has no route for it */
-    LIVE_FAILED, /* the new code raised an error: it stays with its own */
+    LIVE_STAYS,   /* it runs the newest code, or cannot move now, or not at all */
+    LIVE_MOVED,   /* it runs the newest code now, or is closing because that has no route for it */
+    LIVE_ARRIVES, /* the new code's function waits: dispatch_on_moved says later how it ends */
+    LIVE_FAILED,  /* the new code raised an error: it stays with its own */
 };
 
 /* Moves the session to the newest code, when it is not there and nothing of it is waiting. Outside of Lua. */
@@ -75,8 +76,11 @@ int64_t live_sockets(uint64_t generation);
 /* Whether the newest code has failed to take it over. */
 bool live_is_refused(const struct session *s);
 
-/* Cancels what the session's handlers wait for, if their code is `vm`. */
-void live_cancel(struct session *s, const struct vm *vm);
+/* Whether it has still to move to the newest code, or to arrive there. */
+bool live_is_behind(const struct session *s);
+
+/* Cancels what the session's handlers wait for, if the time of their code is over (vm.drained). */
+void live_end_waiting(struct session *s);
 
 /* What sessions tell. */
 extern const struct session_handler live_sessions;

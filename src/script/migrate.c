@@ -38,36 +38,60 @@ static const struct sessions *migrate_sessions(const struct worker *w)
     return &l->sessions;
 }
 
+/* What the sweep does with one session; whether that was much. */
+static bool migrate_visit(struct migrate *m, struct session *s)
+{
+    live_end_waiting(s);
+    if (m->state == MIGRATE_ACCEPTED && live_is_refused(s)) {
+        session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
+        return true;
+    }
+    bool moved = live_follow(s) != LIVE_STAYS;
+    if (live_is_behind(s))
+        m->behind++;
+    return moved;
+}
+
 bool migrate_sweep(struct migrate *m, struct worker *w, uint64_t until_ms)
 {
     const struct sessions *all = migrate_sessions(w);
-    unsigned seen = 0;
-    for (;;) {
+    for (unsigned seen = 1;; seen++) {
         if (m->cursor >= all->slots) {
             m->cursor = 0;
             if (!m->again)
                 return false;
-            m->again = false; /* sessions that closed meanwhile may have moved others past the cursor */
+            m->again = false;
         }
         if (all->slots == 0)
             return false;
+        if (m->cursor == 0)
+            m->behind = 0;
         struct session *s = all->table[m->cursor++];
-        bool moved = s != NULL && live_follow(s) != LIVE_STAYS;
+        bool moved = s != NULL && migrate_visit(m, s);
         m->again = m->again || moved;
-        if (migrate_is_hopeless(m, w))
+        if (m->state == MIGRATE_MOVING && migrate_is_hopeless(m, w))
             return false;
-        if ((moved || ++seen % MIGRATE_LOOK == 0) && clock_now_ms() >= until_ms)
+        if ((moved || seen % MIGRATE_LOOK == 0) && clock_now_ms() >= until_ms)
             return true;
     }
 }
 
-void migrate_accept(struct migrate *m, struct worker *w, uint64_t generation)
+bool migrate_one_less(struct migrate *m)
 {
-    const struct sessions *all = migrate_sessions(w);
+    if (m->behind > 0)
+        m->behind--;
+    return m->state == MIGRATE_MOVING && m->behind == 0;
+}
+
+bool migrate_is_through(const struct migrate *m, const struct worker *w)
+{
+    return m->state == MIGRATE_MOVING && (m->behind == 0 || migrate_is_hopeless(m, w));
+}
+
+bool migrate_accept(struct migrate *m, uint64_t generation)
+{
     if (generation != m->generation)
-        return;
+        return false;
     m->state = MIGRATE_ACCEPTED;
-    for (size_t i = 0; i < all->slots; i++)
-        if (all->table[i] != NULL && live_is_refused(all->table[i]))
-            session_fail(all->table[i], CLOSECODE_INTERNAL_ERROR, "internal error");
+    return true;
 }

@@ -3,7 +3,7 @@
  * takes little of each loop iteration, the others before their next message (live.h). The thread of the
  * worker.
  *
- *             all that can move have        the main thread: few failed
+ *             all have moved, or failed     the main thread: few failed
  *   MOVING -----------------------> TOLD -----------------------------> ACCEPTED
  *      ^                              |  many failed: an older version is built and published anew
  *      +------ a newer generation ----+----------------------------------------> MOVING
@@ -26,8 +26,9 @@ struct migrate {
     uint64_t generation;
     enum migrate_state state;
     uint64_t moved, failed;
-    size_t cursor; /* of the sweep, in the table of sessions */
-    bool again;    /* the sweep has met some that it could not judge yet, or the table has changed */
+    uint64_t behind; /* about how many still have to move: their handlers wait */
+    size_t cursor;   /* of the sweep, in the table of sessions */
+    bool again;      /* the sweep has moved some, so the table may have changed under it */
 };
 
 /* What a worker tells the main thread, which frees it. */
@@ -42,14 +43,21 @@ void migrate_begin(struct migrate *m, uint64_t generation);
 /* Sweeps until the clock says `until_ms`, or it is through. True when it is not. */
 bool migrate_sweep(struct migrate *m, struct worker *w, uint64_t until_ms);
 
+/* One of those that were behind is not any more. True when the sweep should look whether that was the last.
+ */
+bool migrate_one_less(struct migrate *m);
+
 /* Counts what became of a session's move. */
 void migrate_count(struct migrate *m, struct worker *w, bool moved);
+
+/* After a sweep: the main thread can be told. */
+bool migrate_is_through(const struct migrate *m, const struct worker *w);
 
 /* So many have failed that the generation is not going to be accepted. */
 bool migrate_is_hopeless(const struct migrate *m, const struct worker *w);
 
-/* The generation is accepted: sessions that failed to move are closed. Ignored for an older one. */
-void migrate_accept(struct migrate *m, struct worker *w, uint64_t generation);
+/* The generation is accepted: the sweep closes sessions that failed to move. False for an older one. */
+bool migrate_accept(struct migrate *m, uint64_t generation);
 
 /* Whether `failed` of all connections that were to move are too many (rollback_share). */
 bool migrate_is_too_many(const struct config *config, uint64_t moved, uint64_t failed);

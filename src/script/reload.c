@@ -24,12 +24,12 @@ struct reload {
     uint64_t number;          /* of the newest generation built or tried */
 };
 
-static void reload_build(struct reload *r, struct snapshot *files, uint64_t ticket)
+static bool reload_build(struct reload *r, struct snapshot *files, uint64_t ticket)
 {
     struct reload_outcome *out = calloc(1, sizeof *out);
     if (out == NULL) {
         log_error("out of memory: nothing was loaded");
-        return;
+        return false;
     }
     out->mail.deliver = r->o.deliver;
     out->ticket = ticket;
@@ -37,9 +37,12 @@ static void reload_build(struct reload *r, struct snapshot *files, uint64_t tick
     out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, files, r->o.bindings,
                          &r->budget, &out->error);
     snapshot_keep_next(NULL);
-    if (out->gen != NULL)
+    bool taken = out->gen != NULL;
+    if (taken)
         r->number++;
+    out->back = files != NULL;
     mailbox_post(r->o.to, &out->mail);
+    return taken;
 }
 
 static void *reload_main(void *arg)
@@ -49,20 +52,26 @@ static void *reload_main(void *arg)
     budget_adopt(&r->budget);
     pthread_mutex_lock(&r->lock);
     while (!r->stop) {
-        struct snapshot *files = r->restore;
-        if (r->begun == r->asked && files == NULL) {
+        if (r->begun == r->asked && r->restore == NULL) {
             pthread_cond_wait(&r->changed, &r->lock);
             continue;
         }
+        /* What is asked for goes before: it makes going back superfluous unless it is refused. */
+        struct snapshot *files = r->begun == r->asked ? r->restore : NULL;
         uint64_t ticket = files == NULL ? r->asked : 0;
         if (files == NULL)
             r->begun = ticket;
-        r->restore = NULL;
+        else
+            r->restore = NULL;
         pthread_mutex_unlock(&r->lock);
-        reload_build(r, files, ticket);
+        bool taken = reload_build(r, files, ticket);
         if (files != NULL)
             snapshot_unref(files);
         pthread_mutex_lock(&r->lock);
+        if (files == NULL && taken && r->restore != NULL) {
+            snapshot_unref(r->restore);
+            r->restore = NULL;
+        }
     }
     pthread_mutex_unlock(&r->lock);
     return NULL;

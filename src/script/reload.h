@@ -12,6 +12,7 @@ struct reload;
 struct reload_outcome {
     struct mail mail; /* first */
     struct gen *gen;  /* NULL: refused, see error */
+    bool back;        /* it was to go back (reload_restore) */
     struct err error;
     uint64_t ticket;           /* it answers all requests up to this one; 0: of reload_restore */
     struct snapshot *snapshot; /* the files that were read for it, refused or not; a reference, or NULL */
@@ -37,7 +38,8 @@ uint64_t reload_request(struct reload *r);
 /* Whether a request was made after that of `ticket`. Any thread. */
 bool reload_is_newer(struct reload *r, uint64_t ticket);
 
-/* Asks for a generation made from these files, of which it takes a reference, to go back to older code. */
+/* Asks for a generation made from these files, of which it takes a reference, to go back to older code;
+ * unless a newer one that was asked for is taken first. */
 void reload_restore(struct reload *r, struct snapshot *files);
 
 /* The builder's time budget, for the watchdog. */

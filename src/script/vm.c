@@ -7,6 +7,7 @@
 
 #include <lauxlib.h>
 
+#include "base/clock.h"
 #include "net/worker.h"
 #include "script/policy.h"
 #include "script/task.h"
@@ -288,6 +289,17 @@ void vm_tell_stop(struct vm *vm)
     vm->started = false;
 }
 
+bool vm_cancel_some(struct vm *vm, uint64_t until_ms)
+{
+    timer_stop_all(vm, false);
+    while (!list_empty(&vm->tasks)) {
+        task_cancel(LIST_ENTRY(vm->tasks.next, struct task, link));
+        if (clock_now_ms() >= until_ms)
+            return !list_empty(&vm->tasks);
+    }
+    return false;
+}
+
 void vm_cancel(struct vm *vm)
 {
     task_cancel_all(&vm->tasks);
@@ -297,6 +309,7 @@ void vm_cancel(struct vm *vm)
 void vm_stop(struct vm *vm)
 {
     vm_cancel(vm);
+    vm->bindings->give_up_dones(vm); /* what on_stop and to-be-closed variables have sent yet */
     job_drop_all(vm);
 }
 

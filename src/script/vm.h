@@ -166,6 +166,8 @@ void vm_tell_stop(struct vm *vm);
 
 /* Ends its timers, and its tasks that are for no connection. */
 void vm_cancel(struct vm *vm);
+/* The same until the clock says `until_ms`. True when some are left. */
+bool vm_cancel_some(struct vm *vm, uint64_t until_ms);
 /* The same, and what it has posted is dropped: nothing of it runs any more. When no connection is left. */
 void vm_stop(struct vm *vm);
 

@@ -107,9 +107,12 @@ static unsigned inbound_deliver(struct session *s, bool text, const char *data, 
     if (!session_is_open(s)) /* after our Close nobody waits for messages */
         return 0;
     inbound_count(s);
+    if (!inbound_must_wait(s))
+        session_layer(s)->handler->before_message(s);
     if (inbound_must_wait(s))
         return inbound_enqueue(s, text, data, len);
-    inbound_tell(s, text, data, len);
+    if (session_is_open(s))
+        inbound_tell(s, text, data, len);
     return 0;
 }
 
@@ -139,7 +142,8 @@ static unsigned inbound_on_header(void *to, const struct framer_header *h)
     default: return CLOSECODE_PROTOCOL_ERROR;
     }
     uint64_t have = in_message ? in->body.len : 0;
-    bool too_big = h->length > s->limits->max_frame || h->length > s->limits->max_message - have;
+    bool too_big = h->length > s->limits->max_frame || have > s->limits->max_message ||
+                   h->length > s->limits->max_message - have; /* what it has may be from under older limits */
     return too_big ? CLOSECODE_TOO_BIG : 0;
 }
 
@@ -321,6 +325,9 @@ static bool inbound_deliver_waiting(struct session *s, struct inbound_turn *turn
 {
     while (s->more != NULL && s->more->in.first != NULL) {
         if (s->more->in.suspended > 0 || !session_is_open(s) || inbound_turn_is_over(turn))
+            return false;
+        session_layer(s)->handler->before_message(s);
+        if (s->more->in.suspended > 0 || !session_is_open(s))
             return false;
         struct inbound_message *m = inbound_dequeue(s);
         inbound_tell(s, m->text, m->data, m->len);

@@ -40,7 +40,7 @@ void session_tidy(struct session *s)
 {
     struct session_more *more = s->more;
     if (inbound_is_idle(&more->in) && list_empty(&more->tasks) && list_empty(&more->dones) &&
-        more->close_reason == NULL) {
+        more->arrival == NULL && more->close_reason == NULL) {
         free(more);
         s->more = NULL;
     }
@@ -230,6 +230,10 @@ static void session_on_sent(struct conn *c, size_t n)
 {
     const struct session *s = conn_session(c);
     struct session_more *more = s->more;
+    if (more == NULL) { /* nobody is interested any more */
+        c->tell_sent = false;
+        return;
+    }
     more->taken += n;
     while (!list_empty(&more->dones)) {
         struct session_done *d = LIST_ENTRY(more->dones.next, struct session_done, link);
@@ -335,6 +339,12 @@ void session_set_ping_interval(struct session *s, double seconds)
     s->ping_ms = session_ms(seconds);
     s->awaiting_pong = false;
     s->last_ping = s->conn->worker->wheel.now;
+    if (session_is_open(s) && !s->conn->paused)
+        session_schedule(s);
+}
+
+void session_limits_changed(struct session *s)
+{
     if (session_is_open(s) && !s->conn->paused)
         session_schedule(s);
 }

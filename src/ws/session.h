@@ -33,6 +33,9 @@ struct subscriber;
 
 /* What the layer above does with a WebSocket. */
 struct session_handler {
+    /* A message is there, and would be handled next: the handler may begin something that it has to wait for.
+     */
+    void (*before_message)(struct session *s);
     /* A whole message; `data` is valid during the call. Text has been checked to be UTF-8. */
     void (*on_message)(struct session *s, bool text, const char *data, size_t len);
     /* A ping (which has been answered) or a pong. */
@@ -73,6 +76,7 @@ struct session_more {
     struct list tasks;  /* the handler's own: what it has suspended */
     struct list dones;  /* in the order of sending */
     uint64_t taken;     /* bytes that the kernel took since the first of them was added */
+    void *arrival;      /* the handler's: what must be undone if moving to newer code fails yet; or NULL */
     char *close_reason; /* the peer's; or NULL */
     uint8_t close_reason_len;
 };
@@ -156,6 +160,9 @@ void session_when_sent(struct session *s, struct session_done *d);
 
 /* Sends a ping or a pong of at most 125 bytes; exempt from the send limit. */
 enum session_sent session_send_control(struct session *s, bool ping, const void *data, size_t len);
+
+/* s->limits are others now: what they say about time holds from now on. */
+void session_limits_changed(struct session *s);
 
 /* Changes the time between pings from now on; 0 turns them off. */
 void session_set_ping_interval(struct session *s, double seconds);

@@ -510,27 +510,36 @@ def test_a_done_that_is_neither_a_function_nor_a_promise_raises_and_sends_nothin
 # ---- reload ----
 
 
-def test_a_connection_of_the_old_code_loses_nothing_at_the_end_of_reload_drain(serve):
+def test_what_is_due_together_with_the_end_of_reload_drain_leaves_all_connections_in_the_new_code(serve):
     server = serve(RUN, reload_drain=0.3)
     with server.raw("/run") as client, server.raw("/run") as waiting:
-        assert server.reload("app.every(1, function() end)")
         begins_to_wait(server, waiting, "app.sleep(0.2) return 'goes on'")
-        # Meanwhile the worker is busy: what it then finds due is due together with the end of reload_drain.
-        assert ask(client, """
+        begins_to_wait(server, client, """
+            while app.shared.get("reloaded") == nil do app.sleep(0.001) end
             local start = os.clock()
-            while os.clock() < start + 0.4 do end
-            ws:send("x", function() app.send(ws.id, "done") end)""") == "x"
-        assert [client.text(), client.text()] == ["true", "done"]
-        assert waiting.text() == "true goes on"
+            while os.clock() < start + 0.6 do end
+            ws:send("x", function(ok) app.send(ws.id, "done " .. tostring(ok)) end)""", 2)
+        # The worker is busy from the new code's start on: what it then finds due is due with the end of reload_drain.
+        assert server.reload(RUN + "app.on_start(function() app.shared.set('reloaded', true) end)")
+        assert client.text() == "x"
+        assert sorted([client.text(), client.text()]) == ["done true", "true"]
+        assert ask(client, "return app.generation") == "true 2"
+        answer = ask(waiting, "return app.generation")  # its handler has gone on, or was cancelled
+        assert answer == "true 2" or (answer, waiting.text()) == ("true goes on", "true 2")
 
 
 def test_a_promise_of_the_old_code_settles_for_its_connections(serve):
     server = serve(RUN)
     with server.raw("/run") as client, server.raw("/run") as other:
         begins_to_wait(server, client, "return pass('x')")
-        assert server.reload(RUN.replace('"/run"', '"/new"'))
-        with server.raw("/new") as new:
-            begins_to_wait(server, new, "return pass('x')", 2)
-            assert ask(other, "return open('x', 'old')") == "true true"
+        begins_to_wait(server, other,
+                       "while not app.shared.get('go') do app.sleep(0.001) end return open('x', 'old')", 2)
+        assert server.reload(RUN)
+        with server.raw("/run") as new, server.raw("/run") as opener:
+            begins_to_wait(server, new, "return pass('x')", 3)
+            assert ask(opener, "app.shared.set('go', true)") == "true"
+            assert other.text() == "true true"
             assert client.text() == "true old"
             assert server.metrics()["tidewire_tasks"] == 1  # the new code has promises of its own
+            assert ask(client, "return open('x', 'new')") == "true true"
+            assert new.text() == "true new"

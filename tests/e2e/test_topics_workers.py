@@ -287,8 +287,7 @@ def test_old_and_new_code_of_several_workers_share_topics(serve):
     for client in new:
         texts = client.until("20000")
         assert texts == [f"{i}" for i in range(20000 - len(texts), 20000)]
-    assert [client.ask("return app.generation, app.subscribers('t')") for client in old + new] == [
-        f"{generation} 7" for generation in (1, 1, 2, 3, 4, 5, 6)]
+    assert [client.ask("return app.generation, app.subscribers('t')") for client in old + new] == ["6 7"] * 7
 
 
 # ---- a storm ----

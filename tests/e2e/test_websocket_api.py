@@ -773,15 +773,19 @@ def test_new_code_reaches_connections_of_the_old_and_the_other_way_round(serve):
     server = serve(RUN)
     with server.raw("/run") as old:
         old_id = ask(old, "return ws.id").split()[1]
+        old.send_frame(TEXT, "log.info('stays') repeat app.sleep(0) local to = app.shared.get('to') until to "
+                             "return app.generation, app.send(to, 'up'), app.close(to, 3001)")
+        server.wait_log("stays")
         assert server.reload()
         with server.raw("/run") as new:
-            generation, new_id = ask(new, "return app.generation, ws.id").split()[1:]
-            assert (generation, ask(old, "return app.generation")) == ("2", "true 1")
+            new_id = ask(new, "return ws.id").split()[1]
             assert ask(new, f"return app.send({old_id}, 'down')") == "true true"
             assert old.text() == "down"
-            assert ask(old, f"return app.send({new_id}, 'up'), app.close({new_id}, 3001)") == "true true true"
+            assert ask(new, f"app.shared.set('to', {new_id})") == "true"
+            assert old.text() == "true 1 true true"
             assert new.text() == "up"
             assert new.frame() == (CLOSE, close_payload(3001))
+        assert ask(old, "return app.generation, ws.id") == f"true 2 {old_id}"
 
 
 def test_letters_under_way_do_not_hinder_the_end(serve):

@@ -117,7 +117,13 @@ static void on_close(struct session *s, unsigned code, const char *reason, size_
     p->session = NULL;
 }
 
-static const struct session_handler handler = {.on_message = on_message,
+static void before_message(struct session *s)
+{
+    (void)s;
+}
+
+static const struct session_handler handler = {.before_message = before_message,
+                                               .on_message = on_message,
                                                .on_control = on_control,
                                                .on_drain = on_drain,
                                                .catch_up = delivery_catch_up,

@@ -360,8 +360,16 @@ static void on_drain(struct session *s)
     CHECK(s == session && session_is_open(s) && s->conn->out.bytes == 0);
 }
 
-static const struct session_handler handler = {
-    .on_message = on_message, .on_control = on_control, .on_drain = on_drain, .on_close = on_close};
+static void before_message(struct session *s)
+{
+    (void)s;
+}
+
+static const struct session_handler handler = {.before_message = before_message,
+                                               .on_message = on_message,
+                                               .on_control = on_control,
+                                               .on_drain = on_drain,
+                                               .on_close = on_close};
 
 static struct session_limits limits;
 

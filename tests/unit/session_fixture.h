@@ -83,8 +83,16 @@ static inline void on_drain(struct session *s)
     ws.drained++;
 }
 
-static const struct session_handler handler = {
-    .on_message = on_message, .on_control = on_control, .on_drain = on_drain, .on_close = on_close};
+static void before_message(struct session *s)
+{
+    (void)s;
+}
+
+static const struct session_handler handler = {.before_message = before_message,
+                                               .on_message = on_message,
+                                               .on_control = on_control,
+                                               .on_drain = on_drain,
+                                               .on_close = on_close};
 
 /* A test may change them while the WebSocket is open. */
 static struct session_limits limits;

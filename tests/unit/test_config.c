@@ -98,6 +98,7 @@ static void defaults(void **state)
         {"reload_drain", "30"},
         {"rollback_share", "0.1"},
         {"max_state", "1048576"},
+        {"max_generations", "8"},
         {"pin_workers", "false"},
         {"max_subscriptions", "10000000"},
         {"max_subscriptions_per_connection", "10000"},
