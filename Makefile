@@ -160,8 +160,8 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(REPLAY) $(LIBOBJ) $(BUILD)/flags
 
 # Built as the server is, so that they can be compared with it.
 .PHONY: bench-tools
-bench-tools: $(BUILD)/bench/load $(BUILD)/bench/fan $(BUILD)/bench/floor ## build the load generators and the floor of tests/bench
-$(BUILD)/bench/load $(BUILD)/bench/fan: tests/bench/client.c tests/bench/client.h
+bench-tools: $(addprefix $(BUILD)/bench/,load fan floor reload) ## build the load generators and the floor of tests/bench
+$(BUILD)/bench/load $(BUILD)/bench/fan $(BUILD)/bench/reload: tests/bench/client.c tests/bench/client.h
 $(BUILD)/bench/%: tests/bench/%.c src/base/list.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  bench   $*"

@@ -375,7 +375,7 @@ static void on_migration_report(struct mail *m, void *receiver)
             (unsigned long long)r->generation, (unsigned long long)r->failed,
             (unsigned long long)(r->moved + r->failed));
         metrics_add(&s->metrics, METRIC_RELOADS_ROLLED_BACK, 1);
-        reload_restore(s->reload, r->accepted);
+        reload_restore(s->reload, r->accepted, r->generation);
     } else if (verdict == ROLLOUT_ACCEPT)
         accept_generation(s);
 }
@@ -504,8 +504,8 @@ static void on_outcome(struct mail *m, void *receiver)
         log_error("reload refused, generation %llu goes on: %s", (unsigned long long)s->generation,
                   out->error.text);
         tell_outcome(s, out);
-        if (out->back) /* there is nothing to go back to */
-            accept_generation(s);
+        if (out->back)
+            log_error("there is no going back: connections that failed to move stay with the code they have");
     } else if (out->gen == NULL && s->cli.command == CLI_RUN) {
         log_error("%s", out->error.text);
         leave(s, EXIT_FAILED);

@@ -44,6 +44,7 @@ const struct vm_bindings bind_all = {
     .ws_pack = bind_move_pack,
     .ws_arrive = bind_move_arrive,
     .give_up_dones = bind_done_give_up,
+    .give_up_promises = bind_promise_give_up,
     .ws_wants_control = bind_ws_wants_control,
     .ws_forget = bind_ws_forget,
     .ws_leave = bind_ws_leave,

@@ -97,6 +97,41 @@ static void bind_promise_post(lua_State *L, int index, struct bind_promise *p)
     job_post(&p->job);
 }
 
+/* Those that are pending and have functions: keys of a weak table in the registry. */
+static const char bind_promise_pending;
+
+static void bind_promise_note(lua_State *L, int index)
+{
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &bind_promise_pending) != LUA_TTABLE) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        lua_createtable(L, 0, 1);
+        lua_pushliteral(L, "k");
+        lua_setfield(L, -2, "__mode");
+        lua_setmetatable(L, -2);
+        lua_pushvalue(L, -1);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, &bind_promise_pending);
+    }
+    lua_pushvalue(L, index);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+}
+
+int bind_promise_give_up(lua_State *L)
+{
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &bind_promise_pending) != LUA_TTABLE)
+        return 0;
+    int pending = lua_gettop(L);
+    lua_pushnil(L);
+    while (lua_next(L, pending) != 0) {
+        lua_pop(L, 1);
+        lua_pushliteral(L, "reloaded");
+        bind_promise_settle(L, lua_gettop(L) - 1, false);
+    }
+    return 0;
+}
+
 /* promise:when_complete(function(value, error) end) */
 static int bind_promise_when_complete(lua_State *L)
 {
@@ -111,6 +146,8 @@ static int bind_promise_when_complete(lua_State *L)
     }
     lua_pushvalue(L, 2);
     lua_rawseti(L, -2, p->functions + 1);
+    if (p->state == BIND_PROMISE_PENDING)
+        bind_promise_note(L, 1);
     p->functions++;
     if (p->state != BIND_PROMISE_PENDING)
         bind_promise_post(L, 1, p);

@@ -18,4 +18,7 @@ bool bind_promise_is(lua_State *L, int index);
  * been done before. */
 bool bind_promise_settle(lua_State *L, int index, bool resolved);
 
+/* vm_bindings.give_up_promises */
+int bind_promise_give_up(lua_State *L);
+
 #endif

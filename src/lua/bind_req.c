@@ -17,6 +17,7 @@
 #include "http/router.h"
 #include "lua/bind_json.h"
 #include "lua/bind_misuse.h"
+#include "lua/bind_ws.h"
 #include "script/dispatch.h"
 #include "script/vm.h"
 
@@ -184,6 +185,9 @@ static void bind_req_push_cookies(lua_State *L, const struct head *head)
     }
 }
 
+/* User values of a request: the tables that were made for it, and the `ws` whose route's function got it. */
+enum bind_req_slot { BIND_REQ_TABLES = 1, BIND_REQ_WS, BIND_REQ_SLOTS = BIND_REQ_WS };
+
 struct bind_req_field {
     const char *name;
     void (*push)(lua_State *L, const struct head *head);
@@ -208,18 +212,24 @@ static const struct bind_req_field bind_req_fields[] = {
 /* Pushes the table of what was made for the request at `index`. */
 static void bind_req_push_kept(lua_State *L, int index)
 {
-    if (lua_getiuservalue(L, index, 1) == LUA_TTABLE)
+    if (lua_getiuservalue(L, index, BIND_REQ_TABLES) == LUA_TTABLE)
         return;
     lua_pop(L, 1);
     lua_newtable(L);
     lua_pushvalue(L, -1);
-    lua_setiuservalue(L, index, 1);
+    lua_setiuservalue(L, index, BIND_REQ_TABLES);
 }
 
 /* Upvalue 1 is the table of methods. */
+void bind_req_belongs_to(lua_State *L, int index)
+{
+    lua_setiuservalue(L, index, BIND_REQ_WS);
+}
+
 bool bind_req_push_kept_context(lua_State *L, int index)
 {
-    if (lua_getiuservalue(L, index, 1) == LUA_TTABLE && lua_getfield(L, -1, "context") != LUA_TNIL)
+    if (lua_getiuservalue(L, index, BIND_REQ_TABLES) == LUA_TTABLE &&
+        lua_getfield(L, -1, "context") != LUA_TNIL)
         return true;
     return false;
 }
@@ -230,6 +240,15 @@ void bind_req_set_context(lua_State *L, int index)
     lua_insert(L, -2);
     lua_setfield(L, -2, "context");
     lua_pop(L, 1);
+}
+
+/* The request at `index` has a context now: its `ws` keeps it. */
+static void bind_req_tell_ws(lua_State *L, int index)
+{
+    if (lua_getiuservalue(L, index, BIND_REQ_WS) != LUA_TNIL)
+        bind_ws_keep_request_of(L, index);
+    else
+        lua_pop(L, 1);
 }
 
 static int bind_req_index(lua_State *L)
@@ -254,6 +273,8 @@ static int bind_req_index(lua_State *L)
             f->push(L, req->head);
             lua_pushvalue(L, -1);
             lua_setfield(L, -3, key);
+            if (f->push == bind_req_push_context)
+                bind_req_tell_ws(L, 1);
         }
         return 1;
     }
@@ -278,7 +299,7 @@ static int bind_req_gc(lua_State *L)
 
 void bind_req_push(lua_State *L, struct head *head)
 {
-    struct bind_req *req = lua_newuserdatauv(L, sizeof *req, 1);
+    struct bind_req *req = lua_newuserdatauv(L, sizeof *req, BIND_REQ_SLOTS);
     req->head = head_ref(head);
     req->fallback = 0;
     luaL_setmetatable(L, BIND_REQ_TYPE);

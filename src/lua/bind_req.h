@@ -25,6 +25,10 @@ int bind_req_fallback(lua_State *L, int index);
 void bind_req_push_remote(lua_State *L, const struct head *head);
 void bind_req_push_params(lua_State *L, const struct head *head);
 
+/* The request at `index` was given to the function of the `ws` at the top, which it pops: that keeps it once
+ * it has a context. */
+void bind_req_belongs_to(lua_State *L, int index);
+
 /* Pushes req.context of the request at `index`, when it was ever asked for; false when not, with anything
  * pushed. */
 bool bind_req_push_kept_context(lua_State *L, int index);

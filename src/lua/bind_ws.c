@@ -112,18 +112,33 @@ static int bind_ws_get_more(lua_State *L, int box, int key)
     return type;
 }
 
-/* Stores the value at the top as more[key] of the box at index 1, and pops it. */
-static void bind_ws_set_more(lua_State *L, int key)
+/* Stores the value at the top as more[key] of the box at index `box`, and pops it. */
+static void bind_ws_set_more_of(lua_State *L, int box, int key)
 {
-    if (lua_getiuservalue(L, 1, BIND_WS_MORE) != LUA_TTABLE) {
+    if (lua_getiuservalue(L, box, BIND_WS_MORE) != LUA_TTABLE) {
         lua_pop(L, 1);
         lua_newtable(L);
         lua_pushvalue(L, -1);
-        lua_setiuservalue(L, 1, BIND_WS_MORE);
+        lua_setiuservalue(L, box, BIND_WS_MORE);
     }
     lua_insert(L, -2);
     lua_rawseti(L, -2, key);
     lua_pop(L, 1);
+}
+
+static void bind_ws_set_more(lua_State *L, int key)
+{
+    bind_ws_set_more_of(L, 1, key);
+}
+
+void bind_ws_keep_request_of(lua_State *L, int index)
+{
+    int box = lua_gettop(L);
+    if (bind_ws_get_more(L, box, BIND_WS_REQUEST) == LUA_TNIL) {
+        lua_pushvalue(L, index);
+        bind_ws_set_more_of(L, box, BIND_WS_REQUEST);
+    }
+    lua_settop(L, box - 1);
 }
 
 static int bind_ws_set_rare_handler(lua_State *L, int key)
@@ -296,18 +311,56 @@ static void bind_ws_push_request(lua_State *L, const struct bind_ws *box)
     bind_ws_set_more(L, BIND_WS_REQUEST);
 }
 
-static void bind_ws_push_state(lua_State *L, const struct bind_ws *box)
+static int bind_ws_refuse_state(lua_State *L)
 {
-    if (box->left)
-        luaL_error(L,
-                   "ws.state of this connection has moved to newer code; what the code of generation %d "
-                   "changes in its own copy would be lost",
-                   (int)vm_of(L)->generation);
+    return luaL_error(L,
+                      "ws.state has moved to newer code: a change by the code of generation %d would be lost",
+                      (int)vm_of(L)->generation);
+}
+
+static int bind_ws_next_state(lua_State *L)
+{
+    lua_settop(L, 2);
+    return lua_next(L, 1) ? 2 : (lua_pushnil(L), 1);
+}
+
+static int bind_ws_pairs_of_state(lua_State *L)
+{
+    lua_pushcfunction(L, bind_ws_next_state);
+    luaL_getmetafield(L, 1, "__index");
+    lua_pushnil(L);
+    return 3;
+}
+
+/* Replaces the state at the top by a view of it that refuses to be changed. */
+static void bind_ws_seal_state(lua_State *L)
+{
+    lua_newtable(L);
+    lua_createtable(L, 0, 3);
+    lua_pushvalue(L, -3);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, bind_ws_refuse_state);
+    lua_setfield(L, -2, "__newindex");
+    lua_pushcfunction(L, bind_ws_pairs_of_state);
+    lua_setfield(L, -2, "__pairs");
+    lua_setmetatable(L, -2);
+    lua_remove(L, -2);
+}
+
+static void bind_ws_push_own_state(lua_State *L)
+{
     if (bind_ws_get_more(L, 1, BIND_WS_STATE) != LUA_TNIL)
         return;
     lua_newtable(L);
     lua_pushvalue(L, -1);
     bind_ws_set_more(L, BIND_WS_STATE);
+}
+
+static void bind_ws_push_state(lua_State *L, const struct bind_ws *box)
+{
+    bind_ws_push_own_state(L);
+    if (box->left)
+        bind_ws_seal_state(L);
 }
 
 static void bind_ws_push_id(lua_State *L, const struct bind_ws *box)
@@ -507,6 +560,8 @@ int bind_ws_call_route(lua_State *L, int handler)
     if (wants_request && bind_ws_get_more(L, 1, BIND_WS_REQUEST) == LUA_TNIL) {
         lua_pop(L, 1);
         bind_req_push(L, s->head);
+        lua_pushvalue(L, 1);
+        bind_req_belongs_to(L, -2);
     }
     lua_callk(L, wants_request ? 2 : 1, 0, 0, sched_call_done);
     return 0;

@@ -32,6 +32,9 @@ enum bind_ws_kept { BIND_WS_REQUEST = 1, BIND_WS_STATE };
 int bind_ws_push_kept(lua_State *L, int index, enum bind_ws_kept what);
 /* Sets it for the ws at 1 to the value at the top, which it pops. */
 void bind_ws_set_kept(lua_State *L, enum bind_ws_kept what);
+/* Makes the request at `index` that of the ws at the top, which it pops, unless that has one. For bind_req.c.
+ */
+void bind_ws_keep_request_of(lua_State *L, int index);
 /* Runs the route's function `handler` (a registry reference) for the ws at 1; the last call of a body. */
 int bind_ws_call_route(lua_State *L, int handler);
 

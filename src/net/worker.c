@@ -42,7 +42,7 @@ void worker_conn_closed(struct worker *w)
 
 /* Flushes and frees. Either may run handlers that make more work: that is for the next iteration, or one that
  * keeps up with what on_drain sends would keep the worker for itself. */
-static void worker_settle(struct worker *w)
+void worker_settle(struct worker *w)
 {
     struct conn *c = w->dirty, *next;
     w->dirty = NULL;

@@ -118,6 +118,10 @@ bool worker_over_limit(const struct worker *w, enum metric id, int64_t limit, ui
  * handed to it now would wait. Any thread. */
 bool worker_is_late(const struct worker *w);
 
+/* Flushes what is ready and frees what has ended, as at the end of the iteration. For on_due, before work
+ * that would hold it back. */
+void worker_settle(struct worker *w);
+
 /* For conn.c and listener.c. */
 void worker_conn_opened(struct worker *w);
 void worker_conn_closed(struct worker *w);

@@ -99,7 +99,7 @@ static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents
                   "generation %llu: %llu tasks and timers were left at the end of reload_drain; cancelled",
                   (unsigned long long)vm->generation, (unsigned long long)vm->ntasks);
     vm->drained = true;
-    vm->bindings->give_up_dones(vm);
+    vm_give_up(vm);
     dispatch_start_sweep(vm->home); /* ends what its connections wait for; the rest: dispatch_on_due */
 }
 
@@ -159,6 +159,7 @@ static void dispatch_sweep(struct worker *w)
     struct dispatch *d = dispatch_of(w);
     if (!d->sweeping)
         return;
+    worker_settle(w); /* answers that are ready do not wait for it */
     d->sweeping = migrate_sweep(&d->migrate, w, clock_now_ms() + DISPATCH_SWEEP_MS);
     if (d->sweeping)
         w->due = true;
@@ -212,7 +213,6 @@ static void dispatch_on_due(struct worker *w)
 {
     struct dispatch *d = dispatch_of(w);
     uint64_t until = clock_coarse_ms() + DISPATCH_TURN_MS;
-    dispatch_sweep(w);
     for (struct list *l = d->vms.next, *next; l != &d->vms; l = next) {
         struct vm *vm = LIST_ENTRY(l, struct vm, link);
         next = l->next;
@@ -221,11 +221,14 @@ static void dispatch_on_due(struct worker *w)
             more = vm_cancel_some(vm, until) || exchange_cancel_some(vm, until) || more;
         if (more)
             w->due = true;
+        else if (vm != d->current && vm->holds == 0 && vm_give_up(vm))
+            w->due = true; /* for those who hear of it */
         else if (vm != d->current && vm->holds == 0)
             dispatch_retire(w, vm);
     }
     courier_flush(w);
     delivery_flush(w);
+    dispatch_sweep(w);
 }
 
 void dispatch_publish(struct worker *w, struct vm *vm)

@@ -182,7 +182,7 @@ static void live_adopt_limits(struct session *s, const struct session_limits *be
     bool was_default = s->ping_ms == (uint32_t)(before->ping_interval * 1000 + 0.5);
     if (was_default && now->ping_interval != before->ping_interval)
         session_set_ping_interval(s, now->ping_interval);
-    if (now->idle_timeout != before->idle_timeout)
+    if (now->idle_timeout != before->idle_timeout || now->messages_per_second != before->messages_per_second)
         session_limits_changed(s);
 }
 

@@ -20,16 +20,17 @@ struct reload {
     pthread_cond_t changed;
     bool stop;
     uint64_t asked, begun;    /* tickets: the newest that was given, the newest that a build covers */
-    struct snapshot *restore; /* build these files next; or NULL */
+    struct snapshot *restore; /* files to go back to; or NULL */
+    uint64_t condemned;       /* from which generation */
     uint64_t number;          /* of the newest generation built or tried */
 };
 
-static bool reload_build(struct reload *r, struct snapshot *files, uint64_t ticket)
+static void reload_build(struct reload *r, struct snapshot *files, uint64_t ticket)
 {
     struct reload_outcome *out = calloc(1, sizeof *out);
     if (out == NULL) {
         log_error("out of memory: nothing was loaded");
-        return false;
+        return;
     }
     out->mail.deliver = r->o.deliver;
     out->ticket = ticket;
@@ -37,12 +38,10 @@ static bool reload_build(struct reload *r, struct snapshot *files, uint64_t tick
     out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, files, r->o.bindings,
                          &r->budget, &out->error);
     snapshot_keep_next(NULL);
-    bool taken = out->gen != NULL;
-    if (taken)
+    if (out->gen != NULL)
         r->number++;
     out->back = files != NULL;
     mailbox_post(r->o.to, &out->mail);
-    return taken;
 }
 
 static void *reload_main(void *arg)
@@ -52,11 +51,16 @@ static void *reload_main(void *arg)
     budget_adopt(&r->budget);
     pthread_mutex_lock(&r->lock);
     while (!r->stop) {
+        if (r->restore != NULL &&
+            r->number > r->condemned) { /* newer code was taken: nothing to go back from */
+            snapshot_unref(r->restore);
+            r->restore = NULL;
+        }
         if (r->begun == r->asked && r->restore == NULL) {
             pthread_cond_wait(&r->changed, &r->lock);
             continue;
         }
-        /* What is asked for goes before: it makes going back superfluous unless it is refused. */
+        /* What is asked for goes before. */
         struct snapshot *files = r->begun == r->asked ? r->restore : NULL;
         uint64_t ticket = files == NULL ? r->asked : 0;
         if (files == NULL)
@@ -64,14 +68,10 @@ static void *reload_main(void *arg)
         else
             r->restore = NULL;
         pthread_mutex_unlock(&r->lock);
-        bool taken = reload_build(r, files, ticket);
+        reload_build(r, files, ticket);
         if (files != NULL)
             snapshot_unref(files);
         pthread_mutex_lock(&r->lock);
-        if (files == NULL && taken && r->restore != NULL) {
-            snapshot_unref(r->restore);
-            r->restore = NULL;
-        }
     }
     pthread_mutex_unlock(&r->lock);
     return NULL;
@@ -114,11 +114,13 @@ bool reload_is_newer(struct reload *r, uint64_t ticket)
     return newer;
 }
 
-void reload_restore(struct reload *r, struct snapshot *files)
+void reload_restore(struct reload *r, struct snapshot *files, uint64_t condemned)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->restore == NULL)
-        r->restore = snapshot_ref(files);
+    if (r->restore != NULL)
+        snapshot_unref(r->restore);
+    r->restore = snapshot_ref(files);
+    r->condemned = condemned;
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
 }

@@ -40,7 +40,7 @@ bool reload_is_newer(struct reload *r, uint64_t ticket);
 
 /* Asks for a generation made from these files, of which it takes a reference, to go back to older code;
  * unless a newer one that was asked for is taken first. */
-void reload_restore(struct reload *r, struct snapshot *files);
+void reload_restore(struct reload *r, struct snapshot *files, uint64_t condemned);
 
 /* The builder's time budget, for the watchdog. */
 struct budget *reload_budget(struct reload *r);

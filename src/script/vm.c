@@ -267,6 +267,18 @@ void vm_start(struct vm *vm, struct worker *home, struct budget *budget)
         home->due = true;
 }
 
+bool vm_give_up(struct vm *vm)
+{
+    struct err e;
+    if (vm->gave_up)
+        return false;
+    vm->gave_up = true;
+    vm->bindings->give_up_dones(vm);
+    if (sched_setup(vm->L, vm->bindings->give_up_promises, NULL, &e) < 0)
+        log_error("generation %llu: %s", (unsigned long long)vm->generation, e.text);
+    return true;
+}
+
 static void vm_tell(struct vm *vm, bool stop)
 {
     struct log_context about = {.worker = vm->worker};

@@ -23,17 +23,18 @@
 /* What the bindings (src/lua) bring: how the C side opens the API and enters Lua. The bodies run inside
  * sched_run and take what dispatch.h describes from sched_take_arg. */
 struct vm_bindings {
-    lua_CFunction open;       /* installs the globals */
-    lua_CFunction seal;       /* after the script has been loaded */
-    lua_CFunction life;       /* calls one of the functions of app.on_start or app.on_stop */
-    lua_CFunction request;    /* asks a route's chain for the answer to a request */
-    lua_CFunction ws_open;    /* runs a route's function with a new ws */
-    lua_CFunction ws_message; /* calls on_text or on_binary */
-    lua_CFunction ws_control; /* calls on_ping or on_pong */
-    lua_CFunction ws_drain;   /* calls on_drain */
-    lua_CFunction ws_close;   /* calls on_close */
-    lua_CFunction ws_pack;    /* copies what a ws takes along to newer code (live.h); on the main state */
-    lua_CFunction ws_arrive;  /* runs a route's function with the ws that has come from older code */
+    lua_CFunction open;             /* installs the globals */
+    lua_CFunction seal;             /* after the script has been loaded */
+    lua_CFunction life;             /* calls one of the functions of app.on_start or app.on_stop */
+    lua_CFunction request;          /* asks a route's chain for the answer to a request */
+    lua_CFunction ws_open;          /* runs a route's function with a new ws */
+    lua_CFunction ws_message;       /* calls on_text or on_binary */
+    lua_CFunction ws_control;       /* calls on_ping or on_pong */
+    lua_CFunction ws_drain;         /* calls on_drain */
+    lua_CFunction ws_close;         /* calls on_close */
+    lua_CFunction give_up_promises; /* pending ones are rejected with "reloaded"; on the main state */
+    lua_CFunction ws_pack;   /* copies what a ws takes along to newer code (live.h); on the main state */
+    lua_CFunction ws_arrive; /* runs a route's function with the ws that has come from older code */
     /* These run outside of an entry, and never raise: */
     void (*give_up_dones)(struct vm *vm); /* pending completions get "reloaded" */
     bool (*ws_wants_control)(lua_State *L, const struct session *s, bool ping); /* is there a handler? */
@@ -64,6 +65,7 @@ struct vm {
     unsigned holds;              /* what needs the VM: connections, tasks, timers, completions */
     unsigned connections;        /* WebSockets and handshakes among them */
     bool drained;                /* reload_drain is over for it */
+    bool gave_up;                /* vm_give_up has been called */
     bool started;                /* app.on_start has been told */
     unsigned nstart, nstop;      /* functions of app.on_start and app.on_stop */
     uint64_t ntasks;             /* tasks, timers and functions on their way: what max_tasks limits */
@@ -158,6 +160,10 @@ void vm_release_task(struct vm *vm, enum metric gauge);
 /* The worker `home` has the VM from now on, and what the script has set up begins. On the worker's thread, or
  * before it runs. */
 void vm_start(struct vm *vm, struct worker *home, struct budget *budget);
+
+/* What waits for something that will not come hears "reloaded": completions and promises. Once. True when it
+ * had not been told yet. */
+bool vm_give_up(struct vm *vm);
 
 /* Runs what the script has given to app.on_start, on the worker's thread; once. */
 void vm_tell_start(struct vm *vm);

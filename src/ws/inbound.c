@@ -419,6 +419,8 @@ double inbound_patience(const struct session *s)
     double limit = s->limits->messages_per_second;
     if (!in->throttled)
         return INBOUND_PROBE_S;
+    if (limit == 0) /* the limit has gone */
+        return 0;
     double wait =
         (double)rate_wait_us(&s->more->in.rate, inbound_now_us(), limit, inbound_burst(limit)) / 1e6;
     return wait < INBOUND_PROBE_S ? wait : INBOUND_PROBE_S;
@@ -428,7 +430,8 @@ void inbound_on_timeout(struct session *s)
 {
     struct inbound *in = &s->more->in;
     double limit = s->limits->messages_per_second;
-    if (in->throttled && rate_wait_us(&in->rate, inbound_now_us(), limit, inbound_burst(limit)) == 0)
+    if (in->throttled &&
+        (limit == 0 || rate_wait_us(&in->rate, inbound_now_us(), limit, inbound_burst(limit)) == 0))
         in->throttled = false;
     if (in->suspended == 0 && !in->throttled)
         inbound_go_on(s);

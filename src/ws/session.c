@@ -2,6 +2,7 @@
  * One WebSocket. */
 #include "ws/session.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -345,7 +346,13 @@ void session_set_ping_interval(struct session *s, double seconds)
 
 void session_limits_changed(struct session *s)
 {
-    if (session_is_open(s) && !s->conn->paused)
+    if (!session_is_open(s))
+        return;
+    if (s->more != NULL)
+        atomic_store(&s->more->in.rate, 0); /* the new rate begins anew */
+    if (s->conn->paused)
+        conn_set_deadline(s->conn, inbound_patience(s));
+    else
         session_schedule(s);
 }
 

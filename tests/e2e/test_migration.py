@@ -122,7 +122,8 @@ def test_the_context_is_copied_and_nobody_is_asked_again(serve):
         assert ask(client, look) == "two ann 7 set in a handler true"
         move(server, code("three", before=middleware, options=no), 2)
         assert ask(client, look) == "three ann 7 set in a handler true"
-        assert re.findall(r"(?:asked in|middleware of) \w+", server.log) == ["middleware of one", "asked in one"]
+    server.wait_log("closed in three")
+    assert re.findall(r"(?:asked in|middleware of) \w+", server.log) == ["middleware of one", "asked in one"]
 
 
 def test_what_the_routes_function_leaves_in_the_context_is_copied_too(serve):
@@ -169,6 +170,7 @@ def test_handlers_of_the_old_code_are_not_called_any_more(serve):
     with server.raw("/run") as client:
         client.send_frame(PING, b"before")
         assert client.frame() == (PONG, b"before")
+        server.wait_log("old ping")
         mark = server.mark()
         move(server, "app.websocket('/run', function(ws) ws:on_text(function(ws) ws:send('new') end) end)", 1)
         client.send_frame(BINARY_OP, b"x")

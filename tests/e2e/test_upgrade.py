@@ -497,6 +497,7 @@ def test_the_code_that_began_to_wait_accepts_and_the_connection_moves_before_its
         assert client.text() == "2hello"
         client.send_frame(TEXT, "again")
         assert client.text() == "2again"
+    server.wait_log("closed in generation 2")
     assert re.findall(r"(?:waiting|opened) in generation \d", server.log) == [
         "waiting in generation 1", "opened in generation 1", "opened in generation 2"]
 

@@ -773,7 +773,7 @@ def test_new_code_reaches_connections_of_the_old_and_the_other_way_round(serve):
     server = serve(RUN)
     with server.raw("/run") as old:
         old_id = ask(old, "return ws.id").split()[1]
-        old.send_frame(TEXT, "log.info('stays') repeat app.sleep(0) local to = app.shared.get('to') until to "
+        old.send_frame(TEXT, "log.info('stays') local to repeat app.sleep(0) to = app.shared.get('to') until to "
                              "return app.generation, app.send(to, 'up'), app.close(to, 3001)")
         server.wait_log("stays")
         assert server.reload()
