@@ -96,7 +96,7 @@ static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents
     struct log_context about = {.worker = vm->worker};
     if (vm->ntasks > 0)
         log_write(LOG_WARN, &about,
-                  "generation %llu: %llu tasks and timers were left at the end of reload_drain; cancelled",
+                  "generation %llu: what was left at the end of reload_drain is cancelled: %llu tasks or timers",
                   (unsigned long long)vm->generation, (unsigned long long)vm->ntasks);
     vm->drained = true;
     vm_give_up(vm);

@@ -160,13 +160,14 @@ def test_the_old_ws_publishes_subscribes_and_tells_what_it_is(serve):
         assert ask(client, HOLD.format("""ws:publish('t', 'published') ws:subscribe('late')
             log.info(tostring(ws.id), ws.is_closed, ws.close_code, ws.generation, ws.migrated, ws.request.path,
                      ws.buffered, ws.remote_address)
-            log.info('state', pcall(function() ws.state.mine = 2 end))""")) == ""
+            log.info('reads', ws.state.mine) log.info('writes', pcall(function() ws.state.mine = 2 end))""")) == ""
         move(server, code("two"), 2)
         tell(client, "open('go') pass('done') return app.subscribers('late'), ws.state.mine")
         assert client.text() == "1 1"
         assert other.text() == "published"
         server.wait_log(rf"{number} false nil 1 false /run 0 127\.0\.0\.1")
-        server.wait_log("state false .*ws.state of this connection has moved to newer code")
+        server.wait_log("reads 1\n")
+        server.wait_log("writes false .*ws.state has moved to newer code")
 
 
 def test_the_old_ws_closes_and_on_close_runs_in_the_new_code(serve):
@@ -185,14 +186,14 @@ def test_the_old_ws_closes_and_on_close_runs_in_the_new_code(serve):
 def test_the_old_ws_knows_that_the_connection_has_ended(serve):
     server = serve(code("one"))
     with server.raw("/run") as client, server.raw("/run") as other:
-        number = ask(client, "return ws.id")
-        ask(client, HOLD.format("log.info(tostring(ws.id), ws.is_closed, ws:send('x'))"))
+        number = ask(client, "ws.state.mine = 1 return ws.id")
+        ask(client, HOLD.format("log.info(tostring(ws.id), ws.is_closed, ws.state.mine, ws:send('x'))"))
         move(server, code("two"), 2)
         client.send_frame(CLOSE, close_payload(1000))
         client.expect_close(1000)
         server.wait_log("closed in two 2 1000")
         assert ask(other, "open('go') pass('done') return NAME") == "two"
-        server.wait_log(f"{number} true nil closed")
+        server.wait_log(f"{number} true 1 nil closed")
 
 
 def test_a_box_that_was_left_twice_still_sends(serve):
