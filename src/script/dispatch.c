@@ -95,9 +95,10 @@ static void dispatch_on_drain(struct ev_loop *loop, ev_timer *drain, int revents
     struct vm *vm = drain->data;
     struct log_context about = {.worker = vm->worker};
     if (vm->ntasks > 0)
-        log_write(LOG_WARN, &about,
-                  "generation %llu: what was left at the end of reload_drain is cancelled: %llu tasks or timers",
-                  (unsigned long long)vm->generation, (unsigned long long)vm->ntasks);
+        log_write(
+            LOG_WARN, &about,
+            "generation %llu: what was left at the end of reload_drain is cancelled: %llu tasks or timers",
+            (unsigned long long)vm->generation, (unsigned long long)vm->ntasks);
     vm->drained = true;
     vm_give_up(vm);
     dispatch_start_sweep(vm->home); /* ends what its connections wait for; the rest: dispatch_on_due */

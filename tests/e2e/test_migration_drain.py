@@ -11,7 +11,7 @@ import pytest
 from conftest import CLOSE, PATIENCE, TEXT, Raw, close_payload, frame
 from migrating import MOVED, TAKEN, TOOLS, ask, code, move, on_each_worker, served_by, tell
 
-LEFT = "generation 1: .* left at the end of reload_drain; cancelled"
+LEFT = "generation 1: .* left at the end of reload_drain is cancelled"
 
 
 # ---- suspended handlers ----
