@@ -11,15 +11,7 @@
 
 #include "http/cookie.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define CHECK(x)                                                                                             \
-    do {                                                                                                     \
-        if (!(x)) {                                                                                          \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #x);                                                  \
-            __builtin_trap();                                                                                \
-        }                                                                                                    \
-    } while (0)
+#include "check.h"
 
 static bool matches(regex_t *compiled, const char *pattern, int flags, const char *text)
 {

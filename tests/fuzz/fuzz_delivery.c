@@ -24,15 +24,7 @@
 #include "ws/session.h"
 #include "ws/upgrade.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define CHECK(x)                                                                                             \
-    do {                                                                                                     \
-        if (!(x)) {                                                                                          \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #x);                                                  \
-            __builtin_trap();                                                                                \
-        }                                                                                                    \
-    } while (0)
+#include "check.h"
 
 enum { WORKERS = 2, PEERS = 6, TOPICS = 5, OF_ONE = 4 /* subscriptions */, STEPS = 400, SMALL_LIMIT = 3000 };
 

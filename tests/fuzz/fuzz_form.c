@@ -12,15 +12,7 @@
 
 #include "http/form.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define CHECK(x)                                                                                             \
-    do {                                                                                                     \
-        if (!(x)) {                                                                                          \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #x);                                                  \
-            __builtin_trap();                                                                                \
-        }                                                                                                    \
-    } while (0)
+#include "check.h"
 
 /* A copy from the block's second byte to its very end, so that a read beyond it is seen, of nothing too. */
 static char *guarded(const void *data, size_t len)

@@ -12,15 +12,7 @@
 #include "ws/upgrade.h"
 #include <llhttp.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define CHECK(x)                                                                                             \
-    do {                                                                                                     \
-        if (!(x)) {                                                                                          \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #x);                                                  \
-            __builtin_trap();                                                                                \
-        }                                                                                                    \
-    } while (0)
+#include "check.h"
 
 struct text {
     const char *at;

@@ -12,15 +12,7 @@
 
 #include "net/proxyline.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define CHECK(x)                                                                                             \
-    do {                                                                                                     \
-        if (!(x)) {                                                                                          \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #x);                                                  \
-            __builtin_trap();                                                                                \
-        }                                                                                                    \
-    } while (0)
+#include "check.h"
 
 #define MARK "\r\n\r\n\0\r\nQUIT\n"
 
