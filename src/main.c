@@ -39,8 +39,9 @@
 
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-#define RELOAD_SLACK_S 5.0 /* beyond load_budget, for reading files and closing what was refused */
-#define STOP_SLACK_S   1.0 /* beyond drain_timeout, for a worker to close what is left */
+#define RELOAD_SLACK_S    5.0 /* beyond load_budget, for reading files and closing what was refused */
+#define JUDGED_PATIENCE_S 3.0 /* until `tidewire reload` is told, although connections have still to move */
+#define STOP_SLACK_S      1.0 /* beyond drain_timeout, for a worker to close what is left */
 /* Descriptors kept for what is not a connection: loops and listeners of each worker, logs, files being read,
  * refusals on their way out. */
 #define FILE_RESERVE            160
@@ -58,6 +59,10 @@ struct server {
     struct watch *watch; /* NULL: files are not watched */
     struct watchdog watchdog;
     struct rollout rollout;
+    struct { /* a reload that somebody waits for */
+        uint64_t ticket, generation;
+        ev_timer patience;
+    } judged;
     struct listener_set sets[CONFIG_LIST_MAX];
     struct worker **workers; /* NULL until the first generation is there */
     struct mail *finished;   /* one for each worker */
@@ -304,14 +309,44 @@ static void on_reload_request(struct server *s, struct control_request *request)
     request->patience_s = 2 * (double)s->nworkers * s->cli.config.load_budget + RELOAD_SLACK_S;
 }
 
-/* Tells those who wait for it what became of a reload. */
+/* Those who wait for the reload that is being judged hear of it; `end` is what there is to say besides. */
+static void tell_judged(struct server *s, bool ok, const char *end)
+{
+    struct buf text = BUF_INIT;
+    ev_timer_stop(s->loop, &s->judged.patience);
+    if (s->judged.ticket == 0)
+        return;
+    int rc = buf_printf(&text, "%s generation %llu serves new connections; %s\n", ok ? "ok" : "error",
+                        (unsigned long long)s->judged.generation, end);
+    control_answer(s->control, s->judged.ticket, rc == 0 ? text.data : "error out of memory\n");
+    buf_fini(&text);
+    s->judged.ticket = 0;
+}
+
+static void on_judged_patience(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)loop;
+    (void)revents;
+    tell_judged(timer->data, true, "connections that wait have still to move to it");
+}
+
+/* A generation is published: it is judged before those who wait hear of it, unless that takes long. */
+static void tell_later(struct server *s, uint64_t ticket, uint64_t generation)
+{
+    tell_judged(s, true, "a newer one came before all connections had moved to it");
+    s->judged.ticket = ticket;
+    s->judged.generation = generation;
+    ev_timer_init(&s->judged.patience, on_judged_patience, JUDGED_PATIENCE_S, 0);
+    s->judged.patience.data = s;
+    ev_timer_start(s->loop, &s->judged.patience);
+}
+
+/* Tells those who wait for it that a reload was refused. */
 static void tell_outcome(struct server *s, const struct reload_outcome *out)
 {
     struct buf text = BUF_INIT;
-    int rc = out->gen != NULL ? buf_printf(&text, "ok generation %llu serves new connections\n",
-                                           (unsigned long long)s->generation)
-                              : buf_printf(&text, "error reload refused, generation %llu goes on: %s\n",
-                                           (unsigned long long)s->generation, out->error.text);
+    int rc = buf_printf(&text, "error reload refused, generation %llu goes on: %s\n",
+                        (unsigned long long)s->generation, out->error.text);
     control_answer(s->control, out->ticket, rc == 0 ? text.data : "error out of memory\n");
     buf_fini(&text);
 }
@@ -355,8 +390,16 @@ static void on_control(void *user, struct control_request *request)
 static void accept_generation(struct server *s)
 {
     const struct rollout *r = &s->rollout;
-    log_info("generation %llu: %llu connections moved to it%s", (unsigned long long)r->generation,
-             (unsigned long long)r->moved, r->failed > 0 ? "; those that failed to are closed" : "");
+    char text[256];
+    int n = snprintf(text, sizeof text, "%llu connections moved to it", (unsigned long long)r->moved);
+    if (r->failed > 0)
+        n += snprintf(text + n, sizeof text - (size_t)n, "; %llu failed to and are closed",
+                      (unsigned long long)r->failed);
+    if (r->homeless > 0)
+        snprintf(text + n, sizeof text - (size_t)n, "; %llu are closed, for it has no route for them",
+                 (unsigned long long)r->homeless);
+    log_info("generation %llu: %s", (unsigned long long)r->generation, text);
+    tell_judged(s, true, text);
     for (size_t i = 0; i < s->nworkers; i++)
         dispatch_accept(s->workers[i], r->generation);
 }
@@ -375,6 +418,7 @@ static void on_migration_report(struct mail *m, void *receiver)
             (unsigned long long)r->generation, (unsigned long long)r->failed,
             (unsigned long long)(r->moved + r->failed));
         metrics_add(&s->metrics, METRIC_RELOADS_ROLLED_BACK, 1);
+        tell_judged(s, false, "but too many connections failed to move to it: going back to the code before");
         reload_restore(s->reload, r->accepted, r->generation);
     } else if (verdict == ROLLOUT_ACCEPT)
         accept_generation(s);
@@ -494,6 +538,11 @@ static void on_outcome(struct mail *m, void *receiver)
     struct server *s = receiver;
     struct reload_outcome *out = (struct reload_outcome *)m;
     bool serving = s->workers != NULL;
+    if (serving && out->gen != NULL && router_count(out->gen->vms[0]->router) == 0) {
+        err_set(&out->error, "%s registers no route any more; an empty or half-written file?", s->cli.script);
+        gen_destroy(out->gen);
+        out->gen = NULL;
+    }
     /* what was built to go back is older than what is on the disk */
     if (!s->stopping && !reload_is_newer(s->reload, out->ticket))
         watch_follow(s->watch, out->snapshot, out->gen != NULL);
@@ -514,7 +563,8 @@ static void on_outcome(struct mail *m, void *receiver)
         leave(s, EXIT_FAILED);
     } else if (serving) {
         publish(s, out->gen);
-        tell_outcome(s, out);
+        if (!out->back)
+            tell_later(s, out->ticket, out->gen->number);
     } else
         on_first_generation(s, out->gen);
     gen_destroy(out->gen);

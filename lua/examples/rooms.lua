@@ -5,9 +5,11 @@
 app.websocket("rooms/:room", {max_message = "4k"}, function(ws, req)
   local topic = "room:" .. req.params.room:sub(1, 50)
   local name = req.query.name or "somebody"
-  ws:subscribe(topic)
-  ws:send(app.subscribers(topic) .. " in here")
-  ws:publish(topic, name .. " has come") -- to all others
+  if not ws.migrated then -- after a reload it is subscribed, and has been greeted
+    ws:subscribe(topic)
+    ws:send(app.subscribers(topic) .. " in here")
+    ws:publish(topic, name .. " has come") -- to all others
+  end
   ws:on_text(function(_, text) app.publish(topic, name .. ": " .. text) end) -- to all
   ws:on_close(function() app.publish(topic, name .. " has gone") end)
 end)

@@ -40,6 +40,9 @@ end
 
 --- A file as it is now, or 404. `content_type` is told from the end of its name when left out.
 function http.file(path, content_type)
+  for part in path:gmatch("[^/]+") do
+    if part == ".." then return 404 end -- it may come from a client
+  end
   local file = not path:find("\0", 1, true) and io.open(path, "rb") -- a zero byte would hide what follows it
   local data = file and file:read("a") -- nil for a folder
   if file then file:close() end

@@ -468,6 +468,10 @@ static int bind_ws_newindex(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
     const char *key = luaL_checkstring(L, 2);
+    if (strncmp(key, "on_", 3) == 0)
+        return luaL_error(L, "ws.%s cannot be set: call it, as in ws:%s(function(ws, ...) end)", key, key);
+    if (strcmp(key, "state") == 0)
+        return luaL_error(L, "ws.state cannot be replaced: set fields of it, as in ws.state.name = value");
     if (strcmp(key, "ping_interval") != 0)
         return luaL_error(L, "ws.%s cannot be set: keep your own data in ws.state", key);
     lua_Number seconds = lua_tonumber(L, 3);

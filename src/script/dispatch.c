@@ -32,6 +32,9 @@
 /* How long live connections move to new code in one loop iteration. */
 #define DISPATCH_SWEEP_MS 2
 
+/* How often those that have still to move are looked at. */
+#define DISPATCH_JUDGE_S 1.0
+
 /* How long completions and tasks may go on when the worker has ended. */
 #define DISPATCH_LAST_MS 1000
 
@@ -44,7 +47,8 @@ struct dispatch {
     struct budget budget;
     struct migrate migrate;
     bool sweeping;
-    struct { /* the last request whose head came: mostly the next to be asked about */
+    ev_timer judge; /* while connections have to move that wait */
+    struct {        /* the last request whose head came: mostly the next to be asked about */
         const struct head *head;
         uint64_t generation;
         int route;
@@ -138,6 +142,17 @@ static void dispatch_on_publication(struct mail *mail, void *receiver)
     ev_timer_start(w->loop, &old->drain);
     dispatch_limit_versions(w);
     dispatch_start_sweep(w);
+    ev_timer_again(w->loop, &d->judge);
+}
+
+static void dispatch_on_judge(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)revents;
+    struct worker *w = timer->data;
+    if (dispatch_of(w)->migrate.state == MIGRATE_MOVING)
+        dispatch_start_sweep(w);
+    else
+        ev_timer_stop(loop, timer);
 }
 
 /* All that can move to the newest code now has. */
@@ -151,7 +166,8 @@ static void dispatch_report(struct worker *w)
     *report = (struct migrate_report){.mail.deliver = d->o.on_report,
                                       .generation = d->migrate.generation,
                                       .moved = d->migrate.moved,
-                                      .failed = d->migrate.failed};
+                                      .failed = d->migrate.failed,
+                                      .homeless = d->migrate.homeless};
     mailbox_post(d->o.reports, &report->mail);
 }
 
@@ -416,6 +432,7 @@ static void dispatch_on_exit(struct worker *w)
     struct dispatch *d = dispatch_of(w);
     dispatch_run_last_jobs(d);
     gzip_thread_fini();
+    ev_timer_stop(w->loop, &d->judge);
     dispatch_retire_all(w);
     courier_flush(w);
 }
@@ -443,6 +460,8 @@ int dispatch_worker_init(struct worker *w, struct vm *vm, const struct dispatch_
     d->o = *o;
     d->migrate = (struct migrate){.generation = vm->generation, .state = MIGRATE_ACCEPTED};
     list_init(&d->vms);
+    ev_timer_init(&d->judge, dispatch_on_judge, 0, DISPATCH_JUDGE_S);
+    d->judge.data = w;
     d->publication.deliver = dispatch_on_publication;
     budget_init(&d->budget, "handler_budget", w->config->handler_budget);
     w->layer[WORKER_HTTP] = (void *)(uintptr_t)&dispatch_requests;

@@ -7,6 +7,7 @@
 
 #include <lauxlib.h>
 
+#include "base/clock.h"
 #include "bus/delivery.h"
 #include "bus/topic.h"
 #include "script/dispatch.h"
@@ -16,6 +17,8 @@
 
 /* WebSockets by the generation whose code they run, in all workers; by its number modulo LIVE_GENERATIONS,
  * which is more than are ever alive at once. */
+#define LIVE_ARRIVAL_MS 1000
+
 static _Atomic int64_t live_counts[LIVE_GENERATIONS];
 
 static void live_count(const struct vm *vm, int by)
@@ -190,6 +193,7 @@ static void live_adopt_limits(struct session *s, const struct session_limits *be
 struct live_arrival_pending {
     struct live_code old;
     struct vm *from;
+    uint64_t since_ms;
 };
 
 static void live_arrived(struct session *s, struct vm *from, const struct live_code *old)
@@ -240,7 +244,7 @@ static enum live_followed live_arrive_later(struct session *s, struct vm *from, 
         live_arrived(s, from, old);
         return LIVE_MOVED;
     }
-    *p = (struct live_arrival_pending){*old, from};
+    *p = (struct live_arrival_pending){*old, from, clock_now_ms()};
     s->more->arrival = p;
     return LIVE_ARRIVES;
 }
@@ -299,12 +303,25 @@ enum live_followed live_follow(struct session *s)
     int route = live_new_route(s, to);
     if (route < 0) {
         session_close(s, CLOSECODE_SERVICE_RESTART, "the server's new code has no route here", 39);
-        return LIVE_MOVED;
+        return LIVE_HOMELESS;
     }
     enum live_followed moved = live_move(s, to, route);
     if (moved == LIVE_MOVED || moved == LIVE_FAILED)
         dispatch_on_moved(w, s, moved == LIVE_MOVED);
     return moved;
+}
+
+/* A route's function may wait for ever, as one with a loop does: after a while it has arrived. */
+void live_settle(struct session *s)
+{
+    struct live_arrival_pending *p = s->more != NULL ? s->more->arrival : NULL;
+    if (p == NULL || !session_is_open(s) || clock_now_ms() - p->since_ms < LIVE_ARRIVAL_MS)
+        return;
+    s->more->arrival = NULL;
+    live_arrived(s, p->from, &p->old);
+    free(p);
+    if (session_owner(s) == dispatch_current(s->conn->worker))
+        dispatch_on_moved(s->conn->worker, s, true);
 }
 
 bool live_is_behind(const struct session *s)

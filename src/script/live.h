@@ -60,10 +60,11 @@ struct live_arrival {
 };
 
 enum live_followed {
-    LIVE_STAYS,   /* it runs the newest code, or cannot move now, or not at all */
-    LIVE_MOVED,   /* it runs the newest code now, or is closing because that has no route for it */
-    LIVE_ARRIVES, /* the new code's function waits: dispatch_on_moved says later how it ends */
-    LIVE_FAILED,  /* the new code raised an error: it stays with its own */
+    LIVE_STAYS,    /* it runs the newest code, or cannot move now, or not at all */
+    LIVE_MOVED,    /* it runs the newest code now */
+    LIVE_HOMELESS, /* it is closing: the newest code has no route for it */
+    LIVE_ARRIVES,  /* the new code's function waits: dispatch_on_moved says later how it ends */
+    LIVE_FAILED,   /* the new code raised an error: it stays with its own */
 };
 
 /* Moves the session to the newest code, when it is not there and nothing of it is waiting. Outside of Lua. */
@@ -75,6 +76,9 @@ int64_t live_sockets(uint64_t generation);
 
 /* Whether the newest code has failed to take it over. */
 bool live_is_refused(const struct session *s);
+
+/* Ends the time in which a route's function that waits can still fail the move, when it is over. */
+void live_settle(struct session *s);
 
 /* Whether it has still to move to the newest code, or to arrive there. */
 bool live_is_behind(const struct session *s);

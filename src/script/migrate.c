@@ -42,11 +42,14 @@ static const struct sessions *migrate_sessions(const struct worker *w)
 static bool migrate_visit(struct migrate *m, struct session *s)
 {
     live_end_waiting(s);
+    live_settle(s);
     if (m->state == MIGRATE_ACCEPTED && live_is_refused(s)) {
         session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
         return true;
     }
-    bool moved = live_follow(s) != LIVE_STAYS;
+    enum live_followed followed = live_follow(s);
+    bool moved = followed != LIVE_STAYS;
+    m->homeless += followed == LIVE_HOMELESS;
     if (live_is_behind(s))
         m->behind++;
     return moved;

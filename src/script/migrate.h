@@ -25,7 +25,7 @@ enum migrate_state { MIGRATE_MOVING, MIGRATE_TOLD, MIGRATE_ACCEPTED };
 struct migrate {
     uint64_t generation;
     enum migrate_state state;
-    uint64_t moved, failed;
+    uint64_t moved, failed, homeless;
     uint64_t behind; /* about how many still have to move: their handlers wait */
     size_t cursor;   /* of the sweep, in the table of sessions */
     bool again;      /* the sweep has moved some, so the table may have changed under it */
@@ -34,7 +34,7 @@ struct migrate {
 /* What a worker tells the main thread, which frees it. */
 struct migrate_report {
     struct mail mail;
-    uint64_t generation, moved, failed;
+    uint64_t generation, moved, failed, homeless;
 };
 
 /* A newer generation serves: all sessions are to move to it. */

@@ -31,7 +31,7 @@ void rollout_publish(struct rollout *r, uint64_t generation, struct snapshot *fi
         rollout_set(&r->accepted, files);
     r->generation = generation;
     r->back = back;
-    r->moved = r->failed = r->told = 0;
+    r->moved = r->failed = r->homeless = r->told = 0;
 }
 
 enum rollout_verdict rollout_on_report(struct rollout *r, const struct migrate_report *report)
@@ -40,6 +40,7 @@ enum rollout_verdict rollout_on_report(struct rollout *r, const struct migrate_r
         return ROLLOUT_WAIT;
     r->moved += report->moved;
     r->failed += report->failed;
+    r->homeless += report->homeless;
     if (++r->told < r->workers)
         return ROLLOUT_WAIT;
     if (!r->back && migrate_is_too_many(r->config, r->moved, r->failed))

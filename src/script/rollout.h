@@ -26,12 +26,12 @@ enum rollout_verdict { ROLLOUT_WAIT, ROLLOUT_ACCEPT, ROLLOUT_BACK };
 struct rollout {
     const struct config *config;
     size_t workers;
-    uint64_t generation; /* the newest published */
-    uint64_t moved, failed;
-    size_t told;               /* workers that have reported */
-    bool back;                 /* it was built to roll back */
-    struct snapshot *files;    /* its own, */
-    struct snapshot *accepted; /* and those of the one accepted last; NULL: none */
+    uint64_t generation;              /* the newest published */
+    uint64_t moved, failed, homeless; /* connections; the last are closed, for there is no route for them */
+    size_t told;                      /* workers that have reported */
+    bool back;                        /* it was built to roll back */
+    struct snapshot *files;           /* its own, */
+    struct snapshot *accepted;        /* and those of the one accepted last; NULL: none */
 };
 
 void rollout_init(struct rollout *r, const struct config *config, size_t workers);

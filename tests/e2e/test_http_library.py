@@ -65,6 +65,7 @@ def test_no_file_is_404(ask, tmp_path):
     assert ask(f"/file/{tmp_path.name}?folder={tmp_path.parent}").status == 404  # a folder
     (tmp_path / "secret").write_bytes(b"content")
     assert ask(f"/file/x?folder={tmp_path}/secret%00").status == 404
+    assert ask(f"/file/..%2f{tmp_path.name}%2fsecret?folder={tmp_path}").status == 404
 
 
 def test_cookies(serve):

@@ -317,3 +317,30 @@ def test_on_start_and_on_stop_of_code_that_was_given_up(serve):
         server.wait_log("life: stop 2")
         assert served_by(client) == "one 3"
         assert sorted(re.findall("life: (.*)", server.log)) == ["start 1", "start 2", "start 3", "stop 1", "stop 2"]
+
+
+def test_a_function_that_waits_for_ever_has_arrived_and_holds_nothing_up(serve):
+    server = serve(code("one"))
+    with server.raw("/run") as client, server.raw("/run") as other:
+        assert server.reload(code("two", "if ws.migrated and ws.id == 1 then while true do app.sleep(1e6) end end"))
+        server.wait_log("generation 2: 2 connections moved to it")
+        server.wait_metric('tidewire_generation_websockets{generation="2"}', 2)
+        assert served_by(other) == "two 2"
+        assert client
+
+
+def test_code_without_a_route_is_refused(serve):
+    server = serve(code("one"))
+    with server.raw("/run") as client:
+        assert not server.reload("-- nothing yet")
+        server.wait_log("registers no route any more")
+        assert served_by(client) == "one 1"
+
+
+def test_connections_without_a_route_are_closed_and_counted(serve):
+    server = serve(code("one") + code("gone", path="/gone"))
+    with server.raw("/run") as client, server.raw("/gone") as gone:
+        assert server.reload(code("two"))
+        gone.expect_close(1012)
+        server.wait_log("generation 2: 1 connections moved to it; 1 are closed, for it has no route for them")
+        assert served_by(client) == "two 2"

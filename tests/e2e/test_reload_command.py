@@ -73,8 +73,22 @@ def test_reload_prints_the_new_generation_once_it_serves(serve, workers):
     for number in (2, 3):
         put(server, version(f"v{number}"))
         done = reload(server)
-        assert (done.returncode, done.stdout, done.stderr) == (0, f"ok generation {number} serves new connections\n", "")
+        says = f"ok generation {number} serves new connections; 0 connections moved to it\n"
+        assert (done.returncode, done.stdout, done.stderr) == (0, says, "")
         assert greeting(server) == f"v{number} {number}"
+
+
+def test_reload_waits_until_live_connections_have_moved(serve):
+    server = serve(version("one"))
+    with server.raw("/x") as client:
+        assert client.text() == "one 1"
+        put(server, version("two"))
+        assert reload(server).stdout == "ok generation 2 serves new connections; 1 connections moved to it\n"
+        assert client.text() == "two 2"
+        put(server, version("bad", "local x = nil\n").replace("ws:send(", "error("))
+        done = reload(server)
+        assert (done.returncode, done.stdout) == (1, "") and "too many connections failed to move" in done.stderr
+        assert client.text() == "two 4"
 
 
 FAULTS = {
@@ -101,7 +115,7 @@ def test_a_refused_reload_says_why_and_exits_with_1(serve, fault):
         assert re.search(pattern, done.stderr), done.stderr
     assert greeting(server) == "good 1"
     put(server, version("mended"))
-    assert reload(server).stdout == "ok generation 2 serves new connections\n"
+    assert reload(server).stdout == "ok generation 2 serves new connections; 0 connections moved to it\n"
     assert greeting(server) == "mended 2"
 
 
@@ -132,7 +146,7 @@ def test_reload_finds_the_server_by_its_pid_file(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "not here"))
     pid_file = tmp_path / "pid"
     serve(version("one"), control=f"{pid_file}.sock", pid_file=pid_file)
-    assert run("reload", "--pid-file", pid_file).stdout == "ok generation 2 serves new connections\n"
+    assert run("reload", "--pid-file", pid_file).stdout == "ok generation 2 serves new connections; 0 connections moved to it\n"
 
 
 def test_requests_that_come_during_a_load_belong_to_the_next_and_share_its_outcome(serve):
@@ -144,11 +158,11 @@ def test_requests_that_come_during_a_load_belong_to_the_next_and_share_its_outco
     later = [Asking(server) for _ in range(3)]
     assert all(asking.process.poll() is None for asking in (first, *later))
     open_gate(server)
-    assert first.outcome() == (0, "ok generation 2 serves new connections\n", "")
+    assert first.outcome() == (0, "ok generation 2 serves new connections; 0 connections moved to it\n", "")
     for asking in later:
-        assert asking.outcome() == (0, "ok generation 3 serves new connections\n", "")
+        assert asking.outcome() == (0, "ok generation 3 serves new connections; 0 connections moved to it\n", "")
     assert greeting(server) == "three 3"
-    assert reload(server).stdout == "ok generation 4 serves new connections\n"
+    assert reload(server).stdout == "ok generation 4 serves new connections; 0 connections moved to it\n"
 
 
 def test_waiters_of_a_refused_load_all_get_its_error_and_no_other(serve):
@@ -179,8 +193,8 @@ def test_signals_and_requests_coalesce(serve):
         server.wait_log("SIGHUP: loading", start)
     asking = Asking(server)
     open_gate(server)
-    assert asking.outcome() == (0, "ok generation 3 serves new connections\n", "")
-    assert reload(server).stdout == "ok generation 4 serves new connections\n"
+    assert asking.outcome() == (0, "ok generation 3 serves new connections; 0 connections moved to it\n", "")
+    assert reload(server).stdout == "ok generation 4 serves new connections; 0 connections moved to it\n"
 
 
 def test_a_client_that_leaves_disturbs_nobody(serve):
@@ -197,9 +211,9 @@ def test_a_client_that_leaves_disturbs_nobody(serve):
         client.close()
         assert server.ask("health").startswith("ok generation 1,")
     open_gate(server)
-    assert stays.outcome()[1] == "ok generation 2 serves new connections\n"
+    assert stays.outcome()[1] == "ok generation 2 serves new connections; 0 connections moved to it\n"
     server.wait_log("generation 3 serves")
-    assert reload(server).stdout == "ok generation 4 serves new connections\n"
+    assert reload(server).stdout == "ok generation 4 serves new connections; 0 connections moved to it\n"
 
 
 def test_a_client_that_has_said_all_still_gets_its_answer(serve):  # as socat does after its input's end
@@ -212,7 +226,7 @@ def test_a_client_that_has_said_all_still_gets_its_answer(serve):  # as socat do
         client.shutdown(socket.SHUT_WR)
         assert server.ask("health").startswith("ok ")
         open_gate(server)
-        assert answer.read() == "ok generation 2 serves new connections\n"
+        assert answer.read() == "ok generation 2 serves new connections; 0 connections moved to it\n"
 
 
 def test_waiting_clients_leave_room_for_health(serve):
@@ -228,7 +242,7 @@ def test_waiting_clients_leave_room_for_health(serve):
     assert server.ask("health").startswith("ok ")
     open_gate(server)
     for number, (client, answer) in enumerate(waiting):
-        assert answer.read() == f"ok generation {3 if number else 2} serves new connections\n"
+        assert answer.read() == f"ok generation {3 if number else 2} serves new connections; 0 connections moved to it\n"
         answer.close()
         client.close()
     assert reload(server).returncode == 0
@@ -236,7 +250,7 @@ def test_waiting_clients_leave_room_for_health(serve):
 
 def test_the_server_says_how_long_the_outcome_may_take(serve):
     server = serve(version("one"), load_budget=100, workers=2)
-    assert server.ask("reload") == "wait 405\nok generation 2 serves new connections\n"
+    assert server.ask("reload") == "wait 405\nok generation 2 serves new connections; 0 connections moved to it\n"
 
 
 @not_under_tsan  # the server leaves without that thread, which is then reported

@@ -246,7 +246,7 @@ app.spawn(function()
   log.info("it reads the", require("part"))
 end)""")
     part.write_text("return 'second'", encoding="utf-8")
-    assert server.reload("")
+    assert server.reload("app.get('other', function() return '' end)")
     gate.touch()
     server.wait_log("it reads the first")
 
