@@ -106,6 +106,11 @@ static bool bind_answer_is_accept(lua_State *L, int index)
     return bind_answer_has_type(L, index, BIND_ANSWER_ACCEPT);
 }
 
+bool bind_answer_is_object(lua_State *L, int index)
+{
+    return bind_answer_has_type(L, index, BIND_ANSWER_TYPE) || bind_answer_is_accept(L, index);
+}
+
 bool bind_answer_accepts(lua_State *L, int index)
 {
     if (!bind_answer_is_accept(L, index))
@@ -140,8 +145,7 @@ void bind_answer_normalise(lua_State *L, int index, const char *what)
     index = lua_absindex(L, index);
     int type = index <= lua_gettop(L) ? lua_type(L, index) : LUA_TNIL;
     luaL_checkstack(L, 8, NULL);
-    if (type == LUA_TTABLE &&
-        (bind_answer_has_type(L, index, BIND_ANSWER_TYPE) || bind_answer_is_accept(L, index)))
+    if (type == LUA_TTABLE && bind_answer_is_object(L, index))
         lua_pushvalue(L, index);
     else if (type == LUA_TSTRING || type == LUA_TTABLE) {
         lua_settop(L, index);

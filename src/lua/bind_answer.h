@@ -19,6 +19,9 @@ void bind_answer_normalise(lua_State *L, int index, const char *what);
 /* Pushes the response object that accepts a handshake, with the headers in the table at `index`; 0 is none.
  */
 void bind_answer_accept(lua_State *L, int index, const char *what);
+/* Whether the table at `index` is a response object, or that of an accepted handshake. */
+bool bind_answer_is_object(lua_State *L, int index);
+
 /* Whether it is one still: another status makes it an answer that refuses. */
 bool bind_answer_accepts(lua_State *L, int index);
 

@@ -92,7 +92,7 @@ static void bind_req_push_query(lua_State *L, const struct head *head)
     const char *query = head_bytes(head) + head->query.at;
     size_t at = 0;
     struct percent_pair pair;
-    lua_newtable(L);
+    lua_createtable(L, 0, head->query.len > 0);
     while (percent_next_pair(query, head->query.len, &at, &pair)) {
         bind_req_push_decoded(L, pair.name, pair.name_len, true);
         lua_pushvalue(L, -1);
@@ -215,7 +215,7 @@ static void bind_req_push_kept(lua_State *L, int index)
     if (lua_getiuservalue(L, index, BIND_REQ_TABLES) == LUA_TTABLE)
         return;
     lua_pop(L, 1);
-    lua_newtable(L);
+    lua_createtable(L, 0, 2);
     lua_pushvalue(L, -1);
     lua_setiuservalue(L, index, BIND_REQ_TABLES);
 }

@@ -185,8 +185,9 @@ static int bind_request_done(lua_State *L, int status, lua_KContext context)
 {
     struct exchange *x = bind_request_exchange(context);
     (void)status;
-    /* A string alone needs no response object. */
-    if (lua_gettop(L) == 1 && lua_type(L, 1) == LUA_TSTRING) {
+    /* A string, or a table that is JSON, alone needs no response object. */
+    if (lua_gettop(L) == 1 &&
+        (lua_type(L, 1) == LUA_TSTRING || (lua_istable(L, 1) && !bind_answer_is_object(L, 1)))) {
         x->status = 200;
         return bind_request_set_body(L, x, false);
     }
