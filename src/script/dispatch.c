@@ -184,11 +184,11 @@ static void dispatch_sweep(struct worker *w)
         dispatch_report(w);
 }
 
-void dispatch_on_moved(struct worker *w, struct session *s, bool moved)
+void dispatch_on_moved(struct worker *w, struct session *s, enum live_followed how)
 {
     struct dispatch *d = dispatch_of(w);
-    migrate_count(&d->migrate, w, moved);
-    if (!moved && d->migrate.state == MIGRATE_ACCEPTED)
+    migrate_count(&d->migrate, w, how);
+    if (how == LIVE_FAILED && d->migrate.state == MIGRATE_ACCEPTED)
         session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
     dispatch_on_gone(w);
 }

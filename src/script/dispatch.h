@@ -9,6 +9,7 @@
 
 #include "net/mailbox.h"
 #include "net/worker.h"
+#include "script/live.h"
 #include "script/reaper.h"
 #include "script/vm.h"
 #include "ws/session.h"
@@ -32,7 +33,7 @@ void dispatch_publish(struct worker *w, struct vm *vm);
 void dispatch_accept(struct worker *w, uint64_t generation);
 
 /* For live.c: what became of a session's move to the newest code. */
-void dispatch_on_moved(struct worker *w, struct session *s, bool moved);
+void dispatch_on_moved(struct worker *w, struct session *s, enum live_followed how);
 
 /* The same: one that had still to move has gone. */
 void dispatch_on_gone(struct worker *w);

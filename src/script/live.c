@@ -15,10 +15,11 @@
 #include "ws/closecode.h"
 #include "ws/subprotocol.h"
 
-/* WebSockets by the generation whose code they run, in all workers; by its number modulo LIVE_GENERATIONS,
- * which is more than are ever alive at once. */
+/* How long a route's function that waits can still fail the move. */
 #define LIVE_ARRIVAL_MS 1000
 
+/* WebSockets by the generation whose code they run, in all workers; by its number modulo LIVE_GENERATIONS,
+ * which is more than are alive at once (max_generations). */
 static _Atomic int64_t live_counts[LIVE_GENERATIONS];
 
 static void live_count(const struct vm *vm, int by)
@@ -212,8 +213,7 @@ static void live_go_back(struct session *s, struct live_code old)
 {
     struct vm *to = session_owner(s);
     to->bindings->ws_forget(to->L, s);
-    live_swap(s, old);
-    session_limits_changed(s);
+    live_adopt_limits(s, live_swap(s, old).limits);
     s->refused = live_mark(to->generation) & 15;
     vm_release_connection(to);
 }
@@ -233,7 +233,7 @@ static void live_on_arrival_end(struct session *s, enum sched_result result)
     else
         live_arrived(s, p.from, &p.old);
     if (open && newest)
-        dispatch_on_moved(w, s, !failed);
+        dispatch_on_moved(w, s, failed ? LIVE_FAILED : LIVE_MOVED);
 }
 
 /* The route's function waits: until it is over, the old code stays ready. */
@@ -303,11 +303,12 @@ enum live_followed live_follow(struct session *s)
     int route = live_new_route(s, to);
     if (route < 0) {
         session_close(s, CLOSECODE_SERVICE_RESTART, "the server's new code has no route here", 39);
+        dispatch_on_moved(w, s, LIVE_HOMELESS);
         return LIVE_HOMELESS;
     }
     enum live_followed moved = live_move(s, to, route);
     if (moved == LIVE_MOVED || moved == LIVE_FAILED)
-        dispatch_on_moved(w, s, moved == LIVE_MOVED);
+        dispatch_on_moved(w, s, moved);
     return moved;
 }
 
@@ -321,7 +322,7 @@ void live_settle(struct session *s)
     live_arrived(s, p->from, &p->old);
     free(p);
     if (session_owner(s) == dispatch_current(s->conn->worker))
-        dispatch_on_moved(s->conn->worker, s, true);
+        dispatch_on_moved(s->conn->worker, s, LIVE_MOVED);
 }
 
 bool live_is_behind(const struct session *s)

@@ -3,7 +3,6 @@
 #include "script/migrate.h"
 
 #include "base/clock.h"
-#include "script/live.h"
 #include "ws/closecode.h"
 
 #define MIGRATE_LOOK 64 /* sessions between two looks at the clock that have nothing to move */
@@ -14,10 +13,13 @@ void migrate_begin(struct migrate *m, uint64_t generation)
     *m = (struct migrate){.generation = generation, .state = MIGRATE_MOVING};
 }
 
-void migrate_count(struct migrate *m, struct worker *w, bool moved)
+void migrate_count(struct migrate *m, struct worker *w, enum live_followed how)
 {
-    *(moved ? &m->moved : &m->failed) += 1;
-    metrics_add(w->metrics, moved ? METRIC_MIGRATED : METRIC_MIGRATION_FAILED, 1);
+    m->moved += how == LIVE_MOVED;
+    m->failed += how == LIVE_FAILED;
+    m->homeless += how == LIVE_HOMELESS;
+    if (how != LIVE_HOMELESS)
+        metrics_add(w->metrics, how == LIVE_MOVED ? METRIC_MIGRATED : METRIC_MIGRATION_FAILED, 1);
 }
 
 bool migrate_is_too_many(const struct config *config, uint64_t moved, uint64_t failed)
@@ -25,7 +27,8 @@ bool migrate_is_too_many(const struct config *config, uint64_t moved, uint64_t f
     return failed > 0 && (double)failed > config->rollback_share * (double)(moved + failed);
 }
 
-bool migrate_is_hopeless(const struct migrate *m, const struct worker *w)
+/* So many have failed that the generation is not going to be accepted. */
+static bool migrate_is_hopeless(const struct migrate *m, const struct worker *w)
 {
     uint64_t all = metrics_get(w->metrics, METRIC_WEBSOCKETS);
     return m->failed >= MIGRATE_FEW &&
@@ -47,9 +50,7 @@ static bool migrate_visit(struct migrate *m, struct session *s)
         session_fail(s, CLOSECODE_INTERNAL_ERROR, "internal error");
         return true;
     }
-    enum live_followed followed = live_follow(s);
-    bool moved = followed != LIVE_STAYS;
-    m->homeless += followed == LIVE_HOMELESS;
+    bool moved = live_follow(s) != LIVE_STAYS;
     if (live_is_behind(s))
         m->behind++;
     return moved;

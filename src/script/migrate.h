@@ -18,6 +18,7 @@
 
 #include "net/mailbox.h"
 #include "net/worker.h"
+#include "script/live.h"
 #include "ws/session.h"
 
 enum migrate_state { MIGRATE_MOVING, MIGRATE_TOLD, MIGRATE_ACCEPTED };
@@ -48,13 +49,10 @@ bool migrate_sweep(struct migrate *m, struct worker *w, uint64_t until_ms);
 bool migrate_one_less(struct migrate *m);
 
 /* Counts what became of a session's move. */
-void migrate_count(struct migrate *m, struct worker *w, bool moved);
+void migrate_count(struct migrate *m, struct worker *w, enum live_followed how);
 
 /* After a sweep: the main thread can be told. */
 bool migrate_is_through(const struct migrate *m, const struct worker *w);
-
-/* So many have failed that the generation is not going to be accepted. */
-bool migrate_is_hopeless(const struct migrate *m, const struct worker *w);
 
 /* The generation is accepted: the sweep closes sessions that failed to move. False for an older one. */
 bool migrate_accept(struct migrate *m, uint64_t generation);

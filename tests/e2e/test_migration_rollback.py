@@ -344,3 +344,12 @@ def test_connections_without_a_route_are_closed_and_counted(serve):
         gone.expect_close(1012)
         server.wait_log("generation 2: 1 connections moved to it; 1 are closed, for it has no route for them")
         assert served_by(client) == "two 2"
+
+
+def test_options_of_code_that_failed_leave_nothing_behind(serve):
+    server = serve(code("one", options="ping_interval = 3600"))
+    with server.raw("/run") as client:
+        assert ask(client, "return ws.ping_interval") == "3600.0"
+        assert server.reload(code("two", FAILS, options="ping_interval = 600"))
+        server.wait_metric(MOVED, 1)
+        assert ask(client, "return NAME, ws.ping_interval") == "one 3600.0"
