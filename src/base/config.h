@@ -35,6 +35,7 @@ struct config {
     int64_t max_head, max_body, max_frame, max_message, send_limit, read_ahead, vm_memory;
     int64_t reassembly_limit, queue_limit, inbox_limit, shared_size;
     int64_t on_slow; /* enum config_on_slow */
+    int64_t compression_min, compression_level, compression_window, compression_limit;
     double rollback_share;
     int64_t max_state, max_generations;
     int64_t max_tasks;
@@ -43,7 +44,7 @@ struct config {
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
     double handler_budget, load_budget;
     double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
-    bool abort_stuck, gzip, pin_workers, watch;
+    bool abort_stuck, compression, compression_takeover, gzip, pin_workers, watch;
 };
 
 enum config_type {

@@ -53,6 +53,12 @@
       "Memory holding messages not yet whole or not yet handled.")                                           \
     X(REASSEMBLY_REFUSED, "tidewire_reassembly_refused_total", "", "counter",                                \
       "WebSockets closed and requests refused because of reassembly_limit.")                                 \
+    X(COMPRESSED, "tidewire_websockets_compressed", "", "gauge",                                             \
+      "Open WebSockets that agreed on permessage-deflate.")                                                  \
+    X(COMPRESSION_BYTES, "tidewire_compression_bytes", "", "gauge",                                          \
+      "Memory that permessage-deflate has, or has promised to open WebSockets.")                             \
+    X(COMPRESSION_REDUCED, "tidewire_compression_reduced_total", "", "counter",                              \
+      "WebSockets that got less compression because of compression_limit.")                                  \
     X(QUEUED_BYTES, "tidewire_send_queue_bytes", "", "gauge", "Bytes waiting in send queues.")               \
     X(HANDLER_CALLS, "tidewire_handler_calls_total", "", "counter", "Entries into Lua.")                     \
     X(HANDLER_ERRORS, "tidewire_handler_errors_total", "reason=\"error\"", "counter",                        \

@@ -4,16 +4,26 @@
 
 #include <stdlib.h>
 
+#include "bus/encoding.h"
 #include "bus/topic.h"
 
 /* ---- one topic ---- */
+
+static enum session_sent delivery_send_range(struct session *s, const struct feed *f,
+                                             const struct feed_range *r)
+{
+    enum session_sent sent = session_send_block(s, r->block, r->at, r->len, r->count);
+    if (f->compressed && sent == SESSION_SENT)
+        deflate_forget(s->deflate);
+    return sent;
+}
 
 /* The records from .. to, which are too many for a slow peer to take together: the newest go without. */
 static void delivery_send_singly(struct session *s, const struct feed *f, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++) {
         struct feed_range one = feed_range(f, i, i + 1);
-        enum session_sent sent = session_send_block(s, one.block, one.at, one.len, 1);
+        enum session_sent sent = delivery_send_range(s, f, &one);
         if (sent == SESSION_QUEUE_FULL)
             session_drop(s, to - i - 1);
         if (sent != SESSION_SENT)
@@ -22,11 +32,12 @@ static void delivery_send_singly(struct session *s, const struct feed *f, uint32
 }
 
 /* The records from .. to. */
-static void delivery_send(struct session *s, const struct feed *f, uint32_t from, uint32_t to)
+static void delivery_send(struct session *s, struct feed *plain, uint32_t from, uint32_t to)
 {
+    const struct feed *f = s->deflate == NULL ? plain : encoding_for(s, plain);
     while (from < to) {
         struct feed_range r = feed_range(f, from, to);
-        enum session_sent sent = session_send_block(s, r.block, r.at, r.len, r.count);
+        enum session_sent sent = delivery_send_range(s, f, &r);
         if (sent == SESSION_NOT_OPEN)
             return;
         if (sent == SESSION_QUEUE_FULL && r.count > 1)
@@ -36,7 +47,7 @@ static void delivery_send(struct session *s, const struct feed *f, uint32_t from
 }
 
 /* The same without those that the session has published itself. */
-static void delivery_send_others(struct session *s, const struct feed *f, uint32_t from, uint32_t to)
+static void delivery_send_others(struct session *s, struct feed *f, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++)
         if (f->record[i].except == s) {
@@ -54,7 +65,7 @@ static uint32_t delivery_from(const struct topic_worker *t, const struct subscri
 /* Sends the records up to `to`, from where the subscription stands. */
 static void delivery_advance(const struct topic_worker *t, struct subscription *sub, uint32_t to)
 {
-    const struct feed *f = sub->topic->feed;
+    struct feed *f = sub->topic->feed;
     uint32_t from = delivery_from(t, sub);
     if (sub->epoch != t->epoch) {
         sub->epoch = t->epoch;

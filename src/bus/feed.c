@@ -33,7 +33,15 @@ void feed_put(struct feed_pool *pool, struct feed *f)
 {
     for (uint32_t i = 0; i < f->nsegments; i++)
         block_unref(f->segment[i].block);
+    while (f->encodings != NULL) {
+        struct feed *e = f->encodings;
+        f->encodings = e->next;
+        feed_put(pool, e);
+    }
     f->nrecords = f->nsegments = 0;
+    f->shape = (struct feed_shape){0};
+    f->compressed = false;
+    f->longest = 0;
     if (pool->count >= FEED_POOL_LIMIT || f->records_cap > FEED_KEEP || f->segments_cap > FEED_KEEP) {
         feed_free(f);
         return;
@@ -75,8 +83,9 @@ static int feed_make_room(struct feed *f)
     return feed_room(&f->segment, f->nsegments, &f->segments_cap, sizeof f->segment[0]);
 }
 
-static void feed_note(struct feed *f, size_t end, uint32_t seq, const struct session *except)
+static void feed_note(struct feed *f, size_t len, size_t end, uint32_t seq, const struct session *except)
 {
+    f->longest = len > f->longest ? len : f->longest;
     f->record[f->nrecords++] = (struct feed_record){except, seq, (uint32_t)end};
 }
 
@@ -95,7 +104,7 @@ int feed_add(struct feed *f, const void *frame, size_t len, uint32_t seq, const 
     }
     memcpy(b->data + b->len, frame, len);
     b->len += len;
-    feed_note(f, b->len, seq, except);
+    feed_note(f, len, b->len, seq, except);
     return 0;
 }
 
@@ -104,7 +113,7 @@ int feed_add_block(struct feed *f, struct block *b, uint32_t seq, const struct s
     if (feed_make_room(f) < 0)
         return -1;
     f->segment[f->nsegments++] = (struct feed_segment){block_ref(b), f->nrecords};
-    feed_note(f, b->len, seq, except);
+    feed_note(f, b->len, b->len, seq, except);
     return 0;
 }
 

@@ -6,6 +6,7 @@
 #ifndef TIDEWIRE_BUS_FEED_H
 #define TIDEWIRE_BUS_FEED_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,9 +26,19 @@ struct feed_segment {
     uint32_t first; /* number of its first record; that begins where the block does */
 };
 
+/* How the messages are encoded for some subscribers (encoding.h). */
+struct feed_shape {
+    unsigned bits; /* of the window that they are compressed for; 0: they are not */
+    uint64_t min;  /* shorter ones are not */
+};
+
 struct feed {
     struct topic *topic;
-    struct feed *next; /* in the pool */
+    struct feed *next; /* in the pool, or among the encodings of the same feed */
+    struct feed *encodings;
+    struct feed_shape shape;
+    bool compressed; /* some message is */
+    size_t longest;  /* frame, in bytes */
     struct feed_record *record;
     struct feed_segment *segment;
     uint32_t nrecords, nsegments, records_cap, segments_cap;
@@ -41,6 +52,7 @@ struct feed_pool {
 
 /* An empty one; NULL when memory runs out. */
 struct feed *feed_get(struct feed_pool *pool, struct topic *topic);
+/* With its encodings. */
 void feed_put(struct feed_pool *pool, struct feed *f);
 void feed_pool_fini(struct feed_pool *pool);
 

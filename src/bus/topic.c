@@ -397,7 +397,7 @@ static bool topic_frame(struct worker *w, bool text, const void *data, size_t le
 {
     struct session_worker *l = w->layer[WORKER_WS];
     uint8_t opcode = text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME;
-    return framer_write(&l->framers, opcode, data, len, topic_frame_sink, &to) == 0;
+    return framer_write(&l->framers[0], opcode, data, len, topic_frame_sink, &to) == 0;
 }
 
 /* To those who subscribe to what has that name, of which `topic` is this worker's part, or NULL. */

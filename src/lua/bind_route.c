@@ -19,8 +19,9 @@
 #include "ws/subprotocol.h"
 
 #define BIND_ROUTE_KNOWN                                                                                     \
-    "close_timeout, idle_timeout, max_frame, max_message, messages_per_second, on_slow, origins, "           \
-    "ping_interval, protocols, read_ahead, send_limit, should_upgrade"
+    "close_timeout, compression, compression_min, compression_takeover, idle_timeout, max_frame, "           \
+    "max_message, messages_per_second, on_slow, origins, ping_interval, protocols, read_ahead, "             \
+    "send_limit, should_upgrade"
 
 /* Registry: by route number, from 1, {group, handler}. */
 static const char bind_route_records;
@@ -29,8 +30,9 @@ static const char bind_route_records;
 #define BIND_ROUTE_OPEN "tidewire.open" /* registry: the group whose function is running */
 
 static const char *const bind_route_limits[] = {
-    "close_timeout", "idle_timeout",  "max_frame",  "max_message", "messages_per_second",
-    "on_slow",       "ping_interval", "read_ahead", "send_limit",
+    "close_timeout", "compression",   "compression_min", "compression_takeover",
+    "idle_timeout",  "max_frame",     "max_message",     "messages_per_second",
+    "on_slow",       "ping_interval", "read_ahead",      "send_limit",
 };
 
 static const struct config_key *bind_route_limit(const char *name)
@@ -46,9 +48,13 @@ static void bind_route_set_limit(lua_State *L, struct config *scratch, const str
                                  const char *what)
 {
     struct err e;
-    if (!lua_isstring(L, -1) && !(lua_isboolean(L, -1) && !lua_toboolean(L, -1)))
+    const char *text = lua_isstring(L, -1) ? lua_tostring(L, -1) : NULL;
+    if (lua_isboolean(L, -1) && key->type == CONFIG_BOOL)
+        text = lua_toboolean(L, -1) ? "true" : "false";
+    else if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) /* false is off */
+        text = "0";
+    if (text == NULL)
         luaL_error(L, "%s: %s cannot be a %s", what, key->name, luaL_typename(L, -1));
-    const char *text = lua_isboolean(L, -1) ? "0" : lua_tostring(L, -1); /* false is off */
     if (config_set(scratch, key, key->name, text, false, &e) < 0)
         luaL_error(L, "%s: %s", what, e.text);
 }

@@ -2,6 +2,7 @@
  * Frames over wslay. */
 #include "ws/framer.h"
 
+#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,6 +84,7 @@ static struct framer *framer_borrow(struct framer_pool *pool)
         }
         if (f == NULL)
             return NULL;
+        f->unmask.from_server = pool->is_client;
     }
     f->got = 0;
     metrics_add(pool->metrics, METRIC_FRAME_CONTEXTS, 1);
@@ -167,20 +169,40 @@ static ssize_t framer_push(const uint8_t *data, size_t len, int flags, void *use
     return pool->sink(pool->sink_to, data, len) == 0 ? (ssize_t)len : -1;
 }
 
+/* wslay asks for a masking key, which must be unpredictable (RFC 6455, 5.3 and 10.3). */
+static int framer_pick_key(uint8_t *key, size_t len, void *user)
+{
+    struct framer_pool *pool = user;
+    if (pool->nrandom < len) {
+        if (RAND_bytes(pool->random, sizeof pool->random) != 1)
+            return -1;
+        pool->nrandom = sizeof pool->random;
+    }
+    memcpy(key, pool->random + sizeof pool->random - pool->nrandom, len);
+    pool->nrandom = (uint16_t)(pool->nrandom - len);
+    return 0;
+}
+
 static int framer_make_writer(struct framer_pool *pool)
 {
-    static const struct wslay_frame_callbacks callbacks = {.send_callback = framer_push};
+    static const struct wslay_frame_callbacks callbacks = {.send_callback = framer_push,
+                                                           .genmask_callback = framer_pick_key};
     pool->writer = NULL;
     return wslay_frame_context_init(&pool->writer, &callbacks, pool) == 0 ? 0 : -1;
 }
 
-int framer_write(struct framer_pool *pool, uint8_t opcode, const void *data, size_t len,
+int framer_write(struct framer_pool *pool, uint8_t first, const void *data, size_t len,
                  int (*sink)(void *to, const void *data, size_t len), void *to)
 {
     if (pool->writer == NULL && framer_make_writer(pool) < 0)
         return -1;
-    struct wslay_frame_iocb frame = {
-        .fin = 1, .opcode = opcode, .payload_length = len, .data = data, .data_length = len};
+    struct wslay_frame_iocb frame = {.fin = 1,
+                                     .rsv = first >> 4 & 7,
+                                     .opcode = first & 15,
+                                     .mask = pool->is_client,
+                                     .payload_length = len,
+                                     .data = data,
+                                     .data_length = len};
     pool->sink = sink;
     pool->sink_to = to;
     ssize_t n = wslay_frame_send(pool->writer, &frame);
@@ -192,9 +214,9 @@ int framer_write(struct framer_pool *pool, uint8_t opcode, const void *data, siz
     return -1;
 }
 
-int framer_pool_init(struct framer_pool *pool, struct metrics *metrics)
+int framer_pool_init(struct framer_pool *pool, struct metrics *metrics, bool is_client)
 {
-    *pool = (struct framer_pool){.metrics = metrics};
+    *pool = (struct framer_pool){.metrics = metrics, .is_client = is_client};
     return framer_make_writer(pool);
 }
 
@@ -209,14 +231,21 @@ void framer_pool_fini(struct framer_pool *pool)
     pool->writer = NULL;
 }
 
+const uint8_t *framer_payload(const uint8_t *frame, size_t *len)
+{
+    *len = frame[1] & 127;
+    if (*len < 126)
+        return frame + 2;
+    unsigned bytes = *len == 126 ? 2 : 8;
+    *len = 0;
+    for (unsigned i = 0; i < bytes; i++)
+        *len = *len << 8 | frame[2 + i];
+    return frame + 2 + bytes;
+}
+
 size_t framer_whole_size(const uint8_t *frame)
 {
-    uint8_t len = frame[1] & 127;
-    uint64_t wide = 0;
-    if (len < 126)
-        return len + 2u;
-    unsigned bytes = len == 126 ? 2 : 8;
-    for (unsigned i = 0; i < bytes; i++)
-        wide = wide << 8 | frame[2 + i];
-    return (size_t)wide + 2 + bytes;
+    size_t len;
+    const uint8_t *payload = framer_payload(frame, &len);
+    return (size_t)(payload - frame) + len;
 }

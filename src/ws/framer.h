@@ -4,8 +4,11 @@
  * A wslay frame context carries a 4 KiB buffer, so a connection has one only while it is inside a frame. What
  * goes into a context is unmasked before (unmask.h) and stops at the frame's end, or bytes of the next frame
  * would stay in a context that another connection borrows next. A context in which a frame did not end well
- * is freed, never pooled. The writing context has never sent a masked frame: wslay would go on masking (1.0.1
- * never clears `omask`). */
+ * is freed, never pooled.
+ *
+ * Where we are the client, frames are masked on the way out and must not be on the way in (RFC 6455, 5.1).
+ * Those connections have a pool of their own: a context that has once written a masked frame would go on
+ * masking (wslay 1.0.1 never clears `omask`). */
 #ifndef TIDEWIRE_WS_FRAMER_H
 #define TIDEWIRE_WS_FRAMER_H
 
@@ -25,14 +28,17 @@ struct framer_pool {
     struct framer *spare;
     unsigned count;
     struct metrics *metrics;
+    bool is_client;
+    uint8_t random[256]; /* for masking keys; the last `nrandom` bytes are still unused */
+    uint16_t nrandom;
     wslay_frame_context_ptr writer;
     /* the frame that framer_write is writing */
     int (*sink)(void *to, const void *data, size_t len);
     void *sink_to;
 };
 
-/* 0, or -1 when memory runs out. */
-int framer_pool_init(struct framer_pool *pool, struct metrics *metrics);
+/* For connections whose server, or client, we are. 0, or -1 when memory runs out. */
+int framer_pool_init(struct framer_pool *pool, struct metrics *metrics, bool is_client);
 void framer_pool_fini(struct framer_pool *pool);
 
 /* What a frame's header says. */
@@ -71,12 +77,15 @@ static inline size_t framer_size(size_t len)
     return len + (len < 126 ? 2 : len < 65536 ? 4 : FRAMER_HEADER_MAX);
 }
 
-/* Length of the whole unmasked frame that begins at `frame`. */
+/* Length of the whole unmasked frame that begins at `frame`, and its payload. */
 size_t framer_whole_size(const uint8_t *frame);
+const uint8_t *framer_payload(const uint8_t *frame, size_t *len);
 
-/* Writes one unmasked frame with FIN into `sink`, which copies the bytes and returns 0, or non-zero to give
- * up. 0 or -1. */
-int framer_write(struct framer_pool *pool, uint8_t opcode, const void *data, size_t len,
+#define FRAMER_RSV1 0x40 /* the message is compressed (RFC 7692, 6) */
+
+/* Writes one frame with FIN into `sink`, which copies the bytes and returns 0, or non-zero to give up.
+ * `first` is the opcode, and FRAMER_RSV1 or not. 0 or -1. */
+int framer_write(struct framer_pool *pool, uint8_t first, const void *data, size_t len,
                  int (*sink)(void *to, const void *data, size_t len), void *to);
 
 #endif

@@ -14,6 +14,14 @@
 /* How long one connection's messages are handled before the others get their turn. */
 #define INBOUND_TURN_MS 5
 
+#define INBOUND_RSV1 4
+
+/* Room that is made for what is inflated, at least. */
+#define INBOUND_INFLATE_MIN 1024
+
+/* What a worker keeps of the memory for messages that are inflated in one go. */
+#define INBOUND_INFLATED_KEEP (1 << 18)
+
 /* Between two looks whether a peer that is not being read is still there. */
 #define INBOUND_PROBE_S 1.0
 
@@ -122,7 +130,8 @@ static unsigned inbound_deliver(struct session *s, bool text, const char *data, 
 static unsigned inbound_on_header(void *to, const struct framer_header *h)
 {
     struct session *s = to;
-    if (h->rsv != 0)
+    bool data = h->opcode == WSLAY_TEXT_FRAME || h->opcode == WSLAY_BINARY_FRAME;
+    if (h->rsv != 0 && (h->rsv != INBOUND_RSV1 || s->deflate == NULL || !data)) /* RFC 7692, 6 */
         return CLOSECODE_PROTOCOL_ERROR;
     const struct inbound *in = s->more != NULL ? &s->more->in : NULL;
     bool in_message = in != NULL && in->in_message;
@@ -142,9 +151,12 @@ static unsigned inbound_on_header(void *to, const struct framer_header *h)
     default: return CLOSECODE_PROTOCOL_ERROR;
     }
     uint64_t have = in_message ? in->body.len : 0;
-    bool too_big = h->length > s->limits->max_frame || have > s->limits->max_message ||
-                   h->length > s->limits->max_message - have; /* what it has may be from under older limits */
-    return too_big ? CLOSECODE_TOO_BIG : 0;
+    if (h->length > s->limits->max_frame || have > s->limits->max_message)
+        return CLOSECODE_TOO_BIG;
+    if (h->rsv != 0 || (in_message && in->compressed)) /* how long it is will be seen */
+        return 0;
+    /* what it has may be from under older limits */
+    return h->length > s->limits->max_message - have ? CLOSECODE_TOO_BIG : 0;
 }
 
 /* Whether `extra` more bytes of input have no room in the process. */
@@ -170,6 +182,91 @@ static unsigned inbound_reserve(struct session *s, size_t len)
     return 0;
 }
 
+/* A compressed message begins. */
+static unsigned inbound_begin_inflating(struct session *s)
+{
+    int rc = deflate_begin(&session_layer(s)->deflate, s->deflate);
+    if (rc == DEFLATE_OVER_LIMIT)
+        metrics_add(session_metrics(s), METRIC_REASSEMBLY_REFUSED, 1);
+    return rc == 0 ? 0 : rc == DEFLATE_OVER_LIMIT ? CLOSECODE_TRY_AGAIN_LATER : CLOSECODE_INTERNAL_ERROR;
+}
+
+/* Room for more of what is inflated: one byte over the limit, by which it is seen that there is more. */
+static unsigned inbound_reserve_inflated(struct session *s, struct buf *body, size_t input)
+{
+    size_t most = (size_t)s->limits->max_message + 1 - body->len;
+    size_t want = input * 4 > INBOUND_INFLATE_MIN ? input * 4 : INBOUND_INFLATE_MIN;
+    want = want < most ? want : most;
+    if (s->more != NULL && body == &s->more->in.body)
+        return inbound_reserve(s, want);
+    return buf_reserve(body, want) < 0 ? CLOSECODE_INTERNAL_ERROR : 0;
+}
+
+/* Inflates to the end of `body`. */
+static unsigned inbound_inflate_into(struct session *s, struct buf *body, const uint8_t *data, size_t len)
+{
+    size_t limit = (size_t)s->limits->max_message, room;
+    ssize_t made;
+    do {
+        if (body->len > limit)
+            return CLOSECODE_TOO_BIG;
+        unsigned fault = body->cap == body->len ? inbound_reserve_inflated(s, body, len) : 0;
+        if (fault != 0)
+            return fault;
+        room = body->cap - body->len < limit + 1 - body->len ? body->cap - body->len : limit + 1 - body->len;
+        made = deflate_inflate(s->deflate, &data, &len, (uint8_t *)body->data + body->len, room);
+        if (made < 0)
+            return made == DEFLATE_INVALID ? CLOSECODE_INVALID_DATA : CLOSECODE_INTERNAL_ERROR;
+        body->len += (size_t)made;
+    } while ((size_t)made == room);
+    return 0;
+}
+
+/* A piece of a compressed message. */
+static unsigned inbound_inflate(struct session *s, struct buf *body, const uint8_t *data, size_t len,
+                                bool last)
+{
+    unsigned fault = inbound_inflate_into(s, body, data, len);
+    if (fault == 0 && last)
+        fault = inbound_inflate_into(s, body, deflate_tail, DEFLATE_TAIL_LEN);
+    if (fault == 0 && last && !deflate_end(&session_layer(s)->deflate, s->deflate))
+        fault = CLOSECODE_INVALID_DATA;
+    return fault;
+}
+
+/* A piece of a message as it was sent. */
+static unsigned inbound_append(struct session *s, struct buf *body, const uint8_t *data, size_t len)
+{
+    unsigned fault = body->cap - body->len < len ? inbound_reserve(s, len) : 0;
+    if (fault == 0)
+        buf_append(body, data, len);
+    return fault;
+}
+
+/* A message begins that is not whole in one piece. */
+static unsigned inbound_begin(struct session *s, const struct framer_header *h)
+{
+    struct inbound *in = &s->more->in;
+    in->in_message = true;
+    in->text = h->opcode == WSLAY_TEXT_FRAME;
+    in->compressed = h->rsv != 0;
+    memset(&in->utf8, 0, sizeof in->utf8);
+    return in->compressed ? inbound_begin_inflating(s) : 0;
+}
+
+/* The whole message, which `body` has: it is released. */
+static unsigned inbound_finish(struct session *s)
+{
+    struct inbound *in = &s->more->in;
+    struct buf body = in->body; /* the handler may end the session */
+    in->body = (struct buf)BUF_INIT;
+    in->in_message = false;
+    unsigned fault = inbound_deliver(s, in->text, body.data != NULL ? body.data : "", body.len);
+    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, body.cap);
+    buf_fini(&body);
+    return fault;
+}
+
 /* A piece of a message that is not whole in one piece. */
 static unsigned inbound_gather(struct session *s, const struct framer_header *h, const uint8_t *data,
                                size_t len, bool last)
@@ -178,27 +275,39 @@ static unsigned inbound_gather(struct session *s, const struct framer_header *h,
     if (more == NULL)
         return CLOSECODE_INTERNAL_ERROR;
     struct inbound *in = &more->in;
-    if (!in->in_message) {
-        in->in_message = true;
-        in->text = h->opcode == WSLAY_TEXT_FRAME;
-        memset(&in->utf8, 0, sizeof in->utf8);
-    }
-    if (in->text && !utf8_feed(&in->utf8, data, len))
-        return CLOSECODE_INVALID_DATA;
-    unsigned fault = in->body.cap - in->body.len < len ? inbound_reserve(s, len) : 0;
+    unsigned fault = in->in_message ? 0 : inbound_begin(s, h);
     if (fault != 0)
         return fault;
-    buf_append(&in->body, data, len);
-    if (!last || !h->fin)
-        return 0;
-    if (in->text && !utf8_complete(&in->utf8))
-        return CLOSECODE_INVALID_DATA;
-    struct buf body = in->body; /* the handler may end the session */
-    in->body = (struct buf)BUF_INIT;
-    in->in_message = false;
-    fault = inbound_deliver(s, in->text, body.data != NULL ? body.data : "", body.len);
-    metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, body.cap);
-    buf_fini(&body);
+    size_t before = in->body.len;
+    bool whole = last && h->fin;
+    if (in->compressed)
+        fault = inbound_inflate(s, &in->body, data, len, whole);
+    else if (in->text && !utf8_feed(&in->utf8, data, len)) /* before it costs memory */
+        fault = CLOSECODE_INVALID_DATA;
+    else
+        fault = inbound_append(s, &in->body, data, len);
+    if (fault == 0 && in->compressed && in->text &&
+        !utf8_feed(&in->utf8, (const uint8_t *)in->body.data + before, in->body.len - before))
+        fault = CLOSECODE_INVALID_DATA;
+    if (fault != 0 || !whole)
+        return fault;
+    return in->text && !utf8_complete(&in->utf8) ? CLOSECODE_INVALID_DATA : inbound_finish(s);
+}
+
+/* A compressed message that is whole in one piece, in memory that the worker keeps for that. */
+static unsigned inbound_on_packed(struct session *s, bool text, const uint8_t *data, size_t len)
+{
+    struct buf *body = &session_layer(s)->inflated;
+    body->len = 0;
+    unsigned fault = inbound_begin_inflating(s);
+    if (fault == 0)
+        fault = inbound_inflate(s, body, data, len, true);
+    if (fault == 0 && text && !utf8_valid(body->data, body->len))
+        fault = CLOSECODE_INVALID_DATA;
+    if (fault == 0)
+        fault = inbound_deliver(s, text, body->data, body->len);
+    if (body->cap > INBOUND_INFLATED_KEEP)
+        buf_fini(body);
     return fault;
 }
 
@@ -233,6 +342,8 @@ static unsigned inbound_on_payload(void *to, const struct framer_header *h, cons
     if (!whole)
         return inbound_gather(s, h, data, len, last);
     bool text = h->opcode == WSLAY_TEXT_FRAME;
+    if (h->rsv != 0)
+        return inbound_on_packed(s, text, data, len);
     if (text && !utf8_valid(data, len))
         return CLOSECODE_INVALID_DATA;
     return inbound_deliver(s, text, (const char *)data, len);
@@ -340,7 +451,7 @@ static bool inbound_deliver_waiting(struct session *s, struct inbound_turn *turn
 static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
 {
     size_t used = 0;
-    unsigned fault = framer_read(&session_layer(s)->framers, &s->rx, data, len, &used, &inbound_events, s);
+    unsigned fault = framer_read(session_framers(s), &s->rx, data, len, &used, &inbound_events, s);
     if (fault != 0) {
         if (fault != CLOSECODE_INTERNAL_ERROR && fault != CLOSECODE_TRY_AGAIN_LATER)
             metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
@@ -443,7 +554,9 @@ void inbound_on_timeout(struct session *s)
 
 void inbound_drop(struct session *s)
 {
-    framer_abandon(&session_layer(s)->framers, &s->rx);
+    framer_abandon(session_framers(s), &s->rx);
+    if (s->deflate != NULL)
+        deflate_release(&session_layer(s)->deflate, s->deflate);
     if (s->more == NULL)
         return;
     struct inbound *in = &s->more->in;

@@ -32,7 +32,7 @@ struct inbound {
     struct buf rest;                      /* read, not looked at */
     _Atomic uint64_t rate;                /* messages_per_second */
     uint8_t suspended;                    /* handlers */
-    bool in_message : 1, text : 1;
+    bool in_message : 1, text : 1, compressed : 1;
     bool paused : 1;    /* the connection is */
     bool throttled : 1; /* over messages_per_second */
     uint8_t control_len;

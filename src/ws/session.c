@@ -25,6 +25,9 @@ void session_limits_init(struct session_limits *l, const struct config *config)
         .close_timeout = config->close_timeout,
         .messages_per_second = config->messages_per_second,
         .drop = config->on_slow == CONFIG_ON_SLOW_DROP,
+        .compression = config->compression,
+        .compression_takeover = config->compression_takeover,
+        .compression_min = (uint64_t)config->compression_min,
     };
 }
 
@@ -77,9 +80,9 @@ static int session_sink(void *to, const void *data, size_t len)
     return conn_send(to, data, len);
 }
 
-static void session_write(struct session *s, uint8_t opcode, const void *data, size_t len)
+static void session_write(struct session *s, uint8_t first, const void *data, size_t len)
 {
-    if (framer_write(&session_layer(s)->framers, opcode, data, len, session_sink, s->conn) < 0)
+    if (framer_write(session_framers(s), first, data, len, session_sink, s->conn) < 0)
         conn_close(s->conn); /* out of memory: half a frame may be queued */
 }
 
@@ -180,22 +183,57 @@ static enum session_sent session_queued(struct session *s, size_t count, bool ti
     return tight ? session_write_through(s) : SESSION_SENT;
 }
 
-enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
+/* Compressed where that was agreed on and is worth it. */
+static void session_write_message(struct session *s, uint8_t opcode, const void *data, size_t len)
+{
+    struct deflate_pool *pool = &session_layer(s)->deflate;
+    const struct buf *packed = NULL;
+    if (s->deflate != NULL && len > 0 && len >= s->limits->compression_min)
+        packed = deflate_compress(pool, s->deflate, data, len);
+    if (packed != NULL)
+        session_write(s, opcode | FRAMER_RSV1, packed->data, packed->len);
+    else
+        session_write(s, opcode, data, len);
+    if (s->deflate != NULL)
+        deflate_trim(pool);
+}
+
+/* Once there is room for it. What there is no room for is not compressed either: the peer would not know of
+ * it. */
+static enum session_sent session_send_message(struct session *s, uint8_t opcode, const void *data, size_t len)
 {
     bool tight;
-    session_catch_up(s);
     enum session_sent room = session_make_room(s, len, 1, &tight);
     if (room == SESSION_QUEUE_FULL)
         return session_slow(s, 1);
     if (room != SESSION_SENT)
         return room;
-    session_write(s, text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, data, len);
+    session_write_message(s, opcode, data, len);
     return session_queued(s, 1, tight);
+}
+
+enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
+{
+    session_catch_up(s);
+    return session_send_message(s, text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, data, len);
+}
+
+/* A client's frames cannot be shared: each has its own mask. */
+static enum session_sent session_send_as_client(struct session *s, const uint8_t *frames, size_t len)
+{
+    enum session_sent sent = SESSION_SENT;
+    for (size_t at = 0, n; at < len && sent != SESSION_NOT_OPEN; at += framer_whole_size(frames + at)) {
+        const uint8_t *payload = framer_payload(frames + at, &n);
+        sent = session_send_message(s, frames[at] & 15, payload, n);
+    }
+    return sent == SESSION_NOT_OPEN ? SESSION_NOT_OPEN : SESSION_SENT;
 }
 
 enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len, size_t count)
 {
     bool tight;
+    if (s->is_client)
+        return session_send_as_client(s, b->data + at, len);
     enum session_sent room = session_make_room(s, len, count, &tight);
     if (room == SESSION_QUEUE_FULL && count == 1)
         return session_slow(s, 1);
@@ -437,6 +475,13 @@ static void session_fail_dones(struct session_more *more)
     }
 }
 
+static void session_drop_deflate(struct session *s)
+{
+    if (s->deflate != NULL)
+        metrics_sub(session_metrics(s), METRIC_COMPRESSED, 1);
+    deflate_destroy(&session_layer(s)->deflate, &s->deflate);
+}
+
 static void session_on_dead(struct conn *c)
 {
     struct session *s = conn_session(c);
@@ -446,6 +491,7 @@ static void session_on_dead(struct conn *c)
     }
     session_on_later(c);
     inbound_drop(s);
+    session_drop_deflate(s);
     if (s->more != NULL) {
         session_fail_dones(s->more);
         free(s->more->close_reason);
@@ -467,10 +513,59 @@ static const struct conn_ops session_ops = {
 
 /* ---- beginning ---- */
 
-/* The 101 (RFC 6455, 4.2.2). */
-static int session_write_answer(const struct session *s, const struct session_accept *how, struct buf *out)
+/* What we ask for. Without context takeover the largest windows cost nothing for long. */
+static struct extensions_terms session_wish(const struct worker *w, bool takeover)
 {
-    char accept[UPGRADE_ACCEPT_LEN + 1];
+    uint8_t bits = takeover ? (uint8_t)w->config->compression_window : 15;
+    return (struct extensions_terms){true, takeover, takeover, bits, bits};
+}
+
+struct extensions_terms session_offer(const struct worker *w, const struct session_limits *l)
+{
+    struct extensions_terms wish = session_wish(w, l->compression_takeover);
+    enum deflate_room room = l->compression ? deflate_room(w, deflate_cost(&wish, true)) : DEFLATE_NO_ROOM;
+    if (room == DEFLATE_ROOM_SHARED)
+        wish = session_wish(w, false);
+    wish.deflate = room != DEFLATE_NO_ROOM;
+    if (l->compression && room != DEFLATE_ROOM)
+        metrics_add(w->metrics, METRIC_COMPRESSION_REDUCED, 1);
+    return wish;
+}
+
+/* What the client offers, the route wants and compression_limit has room for; false is no compression. */
+static bool session_agree(const struct session *s, struct extensions_terms *agreed,
+                          char answer[EXTENSIONS_TEXT_MAX])
+{
+    const struct worker *w = s->conn->worker;
+    struct extensions_terms wish = session_wish(w, s->limits->compression_takeover);
+    if (!s->limits->compression || !extensions_accept(s->head, &wish, agreed, answer))
+        return false;
+    uint64_t cost = deflate_cost(agreed, false);
+    enum deflate_room room = deflate_room(w, cost);
+    if (room == DEFLATE_ROOM || (room == DEFLATE_ROOM_SHARED && cost == 0))
+        return true;
+    metrics_add(session_metrics(s), METRIC_COMPRESSION_REDUCED, 1);
+    wish = session_wish(w, false);
+    return room == DEFLATE_ROOM_SHARED && extensions_accept(s->head, &wish, agreed, answer);
+}
+
+/* 0, or -1 when memory runs out. */
+static int session_set_terms(struct session *s, const struct extensions_terms *terms)
+{
+    if (!terms->deflate)
+        return 0;
+    s->deflate = deflate_create(&session_layer(s)->deflate, terms, s->is_client);
+    if (s->deflate == NULL)
+        return -1;
+    metrics_add(session_metrics(s), METRIC_COMPRESSED, 1);
+    return 0;
+}
+
+/* The 101 (RFC 6455, 4.2.2). */
+static int session_write_answer(struct session *s, const struct session_accept *how, struct buf *out)
+{
+    char accept[UPGRADE_ACCEPT_LEN + 1], extensions[EXTENSIONS_TEXT_MAX];
+    struct extensions_terms terms = {0};
     if (upgrade_accept(s->head, accept) < 0 ||
         buf_printf(out,
                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -483,6 +578,10 @@ static int session_write_answer(const struct session *s, const struct session_ac
         if (buf_printf(out, "Sec-WebSocket-Protocol: %.*s\r\n", (int)len, name) < 0)
             return -1;
     }
+    if (session_agree(s, &terms, extensions) &&
+        (session_set_terms(s, &terms) < 0 ||
+         buf_printf(out, "Sec-WebSocket-Extensions: %s\r\n", extensions) < 0))
+        return -1;
     return buf_puts(out, how->fields) < 0 || buf_puts(out, "\r\n") < 0 ? -1 : 0;
 }
 
@@ -500,6 +599,21 @@ static struct session *session_create(struct conn *c, struct head *head, const s
     return s;
 }
 
+/* One that has not begun. */
+static void session_discard(struct session *s)
+{
+    if (s != NULL)
+        session_drop_deflate(s);
+    free(s);
+}
+
+/* From now on the connection is the session's. */
+static void session_begin(struct session *s)
+{
+    s->conn->sips = s->limits->messages_per_second > 0;
+    metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
+}
+
 struct session *session_open(struct conn *c, struct head *head, const struct session_accept *how)
 {
     struct session *s = session_create(c, head, how);
@@ -507,15 +621,14 @@ struct session *session_open(struct conn *c, struct head *head, const struct ses
     if (s == NULL || session_write_answer(s, how, &answer) < 0 ||
         sessions_add(&session_layer(s)->sessions, s) < 0) {
         buf_fini(&answer);
-        free(s);
+        session_discard(s);
         head_unref(head);
         reply_error(c, 500, "The server is out of memory.", NULL);
         return NULL;
     }
-    c->sips = how->limits->messages_per_second > 0;
+    session_begin(s);
     http1_hand_over(c, &session_ops, s);
     metrics_add(session_metrics(s), METRIC_UPGRADES, 1);
-    metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
     int sent = conn_send(c, answer.data, answer.len);
     buf_fini(&answer);
     if (sent < 0) {
@@ -526,13 +639,33 @@ struct session *session_open(struct conn *c, struct head *head, const struct ses
     return s;
 }
 
+struct session *session_open_client(struct conn *c, struct head *head, const struct session_accept *how,
+                                    const struct extensions_terms *terms)
+{
+    struct session *s = session_create(c, head, how);
+    if (s != NULL)
+        s->is_client = true;
+    if (s == NULL || session_set_terms(s, terms) < 0 || sessions_add(&session_layer(s)->sessions, s) < 0) {
+        session_discard(s);
+        head_unref(head);
+        conn_close(c);
+        return NULL;
+    }
+    session_begin(s);
+    conn_set_session(c, &session_ops, s);
+    session_schedule(s);
+    return s;
+}
+
 int session_worker_init(struct worker *w, const struct session_handler *handler)
 {
     struct session_worker *l = calloc(1, sizeof *l);
-    if (l == NULL || framer_pool_init(&l->framers, w->metrics) < 0) {
+    if (l == NULL || framer_pool_init(&l->framers[0], w->metrics, false) < 0 ||
+        framer_pool_init(&l->framers[1], w->metrics, true) < 0) {
         free(l);
         return -1;
     }
+    deflate_pool_init(&l->deflate, w);
     l->handler = handler;
     session_limits_init(&l->defaults, w->config);
     w->layer[WORKER_WS] = l;
@@ -544,7 +677,10 @@ void session_worker_fini(struct worker *w)
     struct session_worker *l = w->layer[WORKER_WS];
     if (l == NULL)
         return;
-    framer_pool_fini(&l->framers);
+    framer_pool_fini(&l->framers[0]);
+    framer_pool_fini(&l->framers[1]);
+    deflate_pool_fini(&l->deflate);
+    buf_fini(&l->inflated);
     sessions_fini(&l->sessions);
     free(l);
     w->layer[WORKER_WS] = NULL;

@@ -24,6 +24,7 @@
 #include "http/head.h"
 #include "net/conn.h"
 #include "net/worker.h"
+#include "ws/deflate.h"
 #include "ws/framer.h"
 #include "ws/inbound.h"
 #include "ws/sessions.h"
@@ -57,7 +58,9 @@ struct session_limits {
     double idle_timeout, ping_interval, close_timeout;       /* seconds; the first two: 0 is off */
     double messages_per_second;                              /* 0 is off */
     bool drop;                                               /* on_slow */
-    void *owner;                                             /* whose route it is; the handler's; or NULL */
+    bool compression, compression_takeover;
+    uint64_t compression_min; /* bytes; shorter messages are not compressed */
+    void *owner;              /* whose route it is; the handler's; or NULL */
 };
 void session_limits_init(struct session_limits *l, const struct config *config);
 
@@ -88,6 +91,7 @@ struct session {
     struct session_more *more;           /* while it is needed */
     const struct session_limits *limits; /* borrowed until on_close */
     struct subscriber *subscriber;       /* of topics; NULL: of none */
+    struct deflate *deflate;             /* NULL: no permessage-deflate */
     int owner_ref;                       /* this and owner_route are the handler's */
     uint32_t ping_ms;                    /* between pings; 0 is off */
     uint32_t last_heard, last_ping;      /* ticks of the worker's wheel */
@@ -98,6 +102,7 @@ struct session {
     bool told : 1;    /* on_close has been called */
     bool awaiting_pong : 1;
     bool drain_due : 1;   /* on_drain is to be told when the queue is empty */
+    bool is_client : 1;   /* we have opened it; `head` is the request that we have sent */
     unsigned refused : 4; /* the handler's: a mark of the code that failed to take it over; 0: none */
 };
 
@@ -105,7 +110,9 @@ struct session {
 struct session_worker {
     const struct session_handler *handler;
     struct session_limits defaults;
-    struct framer_pool framers;
+    struct framer_pool framers[2]; /* where we are the server, and the client */
+    struct deflate_pool deflate;
+    struct buf inflated; /* inbound.c's */
     struct sessions sessions;
 };
 
@@ -123,6 +130,15 @@ struct session_accept {
 /* Answers the handshake, which upgrade_check has passed, and turns the connection into a WebSocket. Takes
  * `head` over in any case. NULL when memory runs out; then the connection is closed. */
 struct session *session_open(struct conn *c, struct head *head, const struct session_accept *how);
+
+/* The same where we are the client and the server has accepted: turns the connection into a WebSocket. The
+ * request that we have sent is `head`, which is taken over in any case; how->fields is not used. NULL when
+ * memory runs out; then the connection is closed. */
+struct session *session_open_client(struct conn *c, struct head *head, const struct session_accept *how,
+                                    const struct extensions_terms *terms);
+
+/* What to offer a server, by these limits and what room there is. */
+struct extensions_terms session_offer(const struct worker *w, const struct session_limits *l);
 
 enum session_sent {
     SESSION_SENT,
@@ -145,8 +161,9 @@ static inline bool session_is_open(const struct session *s)
 /* Queues a message. Text must be UTF-8, which the caller has checked. */
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len);
 
-/* Queues `count` messages that are framed already: bytes of a block, which are shared. When they are several
- * and do not all fit, nothing happens and it returns SESSION_QUEUE_FULL: they may be sent one by one. */
+/* Queues `count` messages that are framed already, as a server does: bytes of a block, which are shared. When
+ * they are several and do not all fit, nothing happens and it returns SESSION_QUEUE_FULL: they may be sent
+ * one by one. Of compressed ones the caller tells with deflate_forget. */
 enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len, size_t count);
 
 /* More messages are not even tried, after one that found no room. */
@@ -182,6 +199,11 @@ void session_fail(struct session *s, unsigned code, const char *reason);
 static inline struct session_worker *session_layer(const struct session *s)
 {
     return s->conn->worker->layer[WORKER_WS];
+}
+
+static inline struct framer_pool *session_framers(const struct session *s)
+{
+    return &session_layer(s)->framers[s->is_client];
 }
 
 static inline struct metrics *session_metrics(const struct session *s)

@@ -8,20 +8,25 @@ enum {
     MASK_BIT = 0x80,  /* in the header's second byte; the rest of it is the length, or one of: */
     LENGTH_16 = 126,  /* the length is in the next two bytes */
     LENGTH_64 = 127,  /* ... in the next eight */
-    KEY_SIZE = 4,     /* ends the header */
+    KEY_SIZE = 4,     /* ends a client's header */
     SHORT_HEADER = 2, /* what has to be there to know the header's size */
 };
 
-static size_t header_size(const uint8_t *header)
+static size_t key_size(const struct unmask *u)
+{
+    return u->from_server ? 0 : KEY_SIZE;
+}
+
+static size_t header_size(const struct unmask *u, const uint8_t *header)
 {
     switch (header[1] & ~MASK_BIT) {
-    case LENGTH_16: return SHORT_HEADER + 2 + KEY_SIZE;
-    case LENGTH_64: return SHORT_HEADER + 8 + KEY_SIZE;
-    default: return SHORT_HEADER + KEY_SIZE;
+    case LENGTH_16: return SHORT_HEADER + 2 + key_size(u);
+    case LENGTH_64: return SHORT_HEADER + 8 + key_size(u);
+    default: return SHORT_HEADER + key_size(u);
     }
 }
 
-/* `size` without the key: what is beyond the first two bytes is the length. */
+/* `size` is without the key: what is beyond the first two bytes is the length. */
 static uint64_t payload_length(const uint8_t *header, size_t size)
 {
     if (size == SHORT_HEADER)
@@ -32,13 +37,13 @@ static uint64_t payload_length(const uint8_t *header, size_t size)
     return length;
 }
 
-static enum unmask_result check_header(const uint8_t *header, size_t have)
+static enum unmask_result check_header(const struct unmask *u, const uint8_t *header, size_t have)
 {
     if (have < SHORT_HEADER)
         return UNMASK_OK;
-    if (!(header[1] & MASK_BIT))
-        return UNMASK_NOT_MASKED;
-    if (header[1] == (MASK_BIT | LENGTH_64) && have > SHORT_HEADER && header[2] & 0x80)
+    if (!(header[1] & MASK_BIT) != u->from_server)
+        return UNMASK_WRONG_MASK;
+    if ((header[1] & ~MASK_BIT) == LENGTH_64 && have > SHORT_HEADER && header[2] & 0x80)
         return UNMASK_TOO_LONG;
     return UNMASK_OK;
 }
@@ -58,7 +63,7 @@ static size_t collect(struct unmask *u, const uint8_t *data, size_t len)
     if (u->have < SHORT_HEADER)
         n = collect_up_to(u, SHORT_HEADER, data, len);
     if (n < len)
-        n += collect_up_to(u, header_size(u->header), data + n, len - n);
+        n += collect_up_to(u, header_size(u, u->header), data + n, len - n);
     return n;
 }
 
@@ -67,24 +72,24 @@ static enum unmask_result header_step(struct unmask *u, uint8_t *data, size_t le
 {
     uint8_t *header = data;
     size_t have = len;
-    bool whole = u->have == 0 && len >= SHORT_HEADER && len >= header_size(data);
+    bool whole = u->have == 0 && len >= SHORT_HEADER && len >= header_size(u, data);
     if (!whole) {
         *used = collect(u, data, len);
         header = u->header;
         have = u->have;
     }
 
-    enum unmask_result result = check_header(header, have);
-    if (result != UNMASK_OK || have < SHORT_HEADER || have < header_size(header))
+    enum unmask_result result = check_header(u, header, have);
+    if (result != UNMASK_OK || have < SHORT_HEADER || have < header_size(u, header))
         return result;
 
-    size_t size = header_size(header);
+    size_t size = header_size(u, header);
     if (whole)
         *used = size;
-    memcpy(u->key, header + size - KEY_SIZE, KEY_SIZE);
+    memcpy(u->key, header + size - key_size(u), key_size(u));
     header[1] &= (uint8_t)~MASK_BIT;
     *out = header;
-    *out_len = size - KEY_SIZE;
+    *out_len = size - key_size(u);
     u->left = payload_length(header, *out_len);
     u->have = 0;
     u->in_payload = u->left > 0;
@@ -105,7 +110,8 @@ enum unmask_result unmask_step(struct unmask *u, uint8_t *data, size_t len, size
         return header_step(u, data, len, used, out, out_len, frame_end);
 
     size_t n = len < u->left ? len : (size_t)u->left;
-    unmask_xor(data, n, u->key);
+    if (!u->from_server)
+        unmask_xor(data, n, u->key);
     u->left -= n;
     u->in_payload = u->left > 0;
     *used = n;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * Takes the client's masking off before wslay sees the bytes (RFC 6455, 5.3), where TLS would sit: reads each
  * frame header, insists on the mask, passes the header on without mask bit and key, and XORs the payload at
- * memory speed. Pure; the thread of its connection.
+ * memory speed. A server's frames, which must not be masked, it only tells apart. Pure; the thread of its
+ * connection.
  *
  * It works in place and never writes ahead of what it has read. It knows where each frame ends, so that the
  * reader behind it never holds bytes of two frames. It parses as much of the header as it needs (length and
@@ -16,18 +17,19 @@
 
 enum unmask_result {
     UNMASK_OK = 0,
-    UNMASK_NOT_MASKED = -1, /* RFC 6455, 5.1: close with 1002 */
+    UNMASK_WRONG_MASK = -1, /* a client's frame without, a server's with: RFC 6455, 5.1: close with 1002 */
     UNMASK_TOO_LONG = -2,   /* the most significant bit of a 64-bit length is set (5.2) */
 };
 
 /* Zero it for a new connection. Between two frames it is as good as zeroed: `have` is 0, `in_payload` false,
- * the rest is stale and not read; so one may serve many connections, as a wslay context does. */
+ * the rest is stale and not read; so one may serve many connections of one kind, as a wslay context does. */
 struct unmask {
     uint64_t left;      /* payload bytes of this frame still to come; meaningful in the payload */
     uint8_t key[4];     /* rotated so that key[0] belongs to the next payload byte */
     uint8_t header[14]; /* where a header that comes in pieces is collected */
     uint8_t have;       /* how much of it */
     bool in_payload;
+    bool from_server; /* set once */
 };
 
 /* One step: looks at data[0 .. len) and gives one run of unmasked bytes.

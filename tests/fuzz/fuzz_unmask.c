@@ -148,7 +148,7 @@ static enum verdict pipeline_step(struct pipeline *p, uint8_t *data, size_t len)
     bool frame_end;
     switch (unmask_step(&p->unmask, data, len, &used, &run, &run_len, &frame_end)) {
     case UNMASK_OK: break;
-    case UNMASK_NOT_MASKED: return NOT_MASKED;
+    case UNMASK_WRONG_MASK: return NOT_MASKED;
     case UNMASK_TOO_LONG: return TOO_LONG;
     }
     require(used <= len && (used > 0 || len == 0));

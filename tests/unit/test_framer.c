@@ -88,7 +88,7 @@ static int set_up(void **state)
         metrics_register(metrics);
     }
     seen_reset();
-    return framer_pool_init(&pool, metrics);
+    return framer_pool_init(&pool, metrics, false);
 }
 
 static int tear_down(void **state)
@@ -321,7 +321,7 @@ static void abandoned_in_a_frame(void **state)
         assert_int_equal(read_piece(&rx, in.data, in.len), 0);
         assert_seen("1/0/1/5|hello.", 14);
         framer_pool_fini(&pool);
-        assert_int_equal(framer_pool_init(&pool, metrics), 0);
+        assert_int_equal(framer_pool_init(&pool, metrics, false), 0);
     }
     buf_fini(&in);
 }

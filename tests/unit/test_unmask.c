@@ -214,10 +214,10 @@ static void check_refused(const char *header, size_t len, size_t fails_at, enum 
 static void test_not_masked(void **state)
 {
     (void)state;
-    check_refused("\x81\x05hello", 7, 1, UNMASK_NOT_MASKED);
-    check_refused("\x81\x00", 2, 1, UNMASK_NOT_MASKED);
-    check_refused("\x82\x7e\x01\x00", 4, 1, UNMASK_NOT_MASKED);
-    check_refused("\x82\x7f\xff\x00\x00\x00\x00\x00\x00\x00", 10, 1, UNMASK_NOT_MASKED);
+    check_refused("\x81\x05hello", 7, 1, UNMASK_WRONG_MASK);
+    check_refused("\x81\x00", 2, 1, UNMASK_WRONG_MASK);
+    check_refused("\x82\x7e\x01\x00", 4, 1, UNMASK_WRONG_MASK);
+    check_refused("\x82\x7f\xff\x00\x00\x00\x00\x00\x00\x00", 10, 1, UNMASK_WRONG_MASK);
 }
 
 static void test_not_masked_after_a_masked_frame(void **state)
@@ -228,7 +228,7 @@ static void test_not_masked_after_a_masked_frame(void **state)
     static const char bytes[] = "\x89\x80keys\x81\x01x";
     assert_int_equal(step(&u, bytes, 9, &used), UNMASK_OK);
     assert_int_equal(used, 6);
-    assert_int_equal(step(&u, bytes + 6, 3, &used), UNMASK_NOT_MASKED);
+    assert_int_equal(step(&u, bytes + 6, 3, &used), UNMASK_WRONG_MASK);
 }
 
 static void test_too_long(void **state)
