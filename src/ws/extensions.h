@@ -36,8 +36,8 @@ bool extensions_valid(const struct head *h);
  * offer, the fields are not valid, or want->deflate is false: then agreed->deflate is false and `answer` is
  * empty, and the answer goes without the field.
  *
- * Names are compared with their case: neither RFC says otherwise, and those who write other cases are not
- * understood elsewhere either. */
+ * `agreed` may be `want` itself, and `offered` below. Names are compared with their case: neither RFC says
+ * otherwise, and those who write other cases are not understood elsewhere either. */
 bool extensions_accept(const struct head *h, const struct extensions_terms *want,
                        struct extensions_terms *agreed, char answer[EXTENSIONS_TEXT_MAX]);
 

@@ -5,6 +5,7 @@
 #include <openssl/evp.h>
 #include <string.h>
 
+#include "ws/extensions.h"
 #include "ws/subprotocol.h"
 #include <llhttp.h>
 
@@ -59,6 +60,8 @@ int upgrade_check(const struct head *h, const char **reason)
         return refuse(reason, 400, "The Sec-WebSocket-Key is not the base64 form of 16 bytes.");
     if (!subprotocol_offers_valid(h))
         return refuse(reason, 400, "The Sec-WebSocket-Protocol header is malformed.");
+    if (!extensions_valid(h))
+        return refuse(reason, 400, "The Sec-WebSocket-Extensions header is malformed.");
     return 0;
 }
 

@@ -15,9 +15,10 @@ bool upgrade_wanted(const struct head *h);
 
 /* Checks a request that wants one. 0, or the HTTP status of the refusal with *reason for a person:
  * 400 for a method other than GET, HTTP/1.0, Connection without "upgrade", a body, a missing, repeated or
- * malformed Sec-WebSocket-Key (24 characters, base64 of 16 bytes), offers in Sec-WebSocket-Protocol that are
- * not sound (subprotocol_offers_valid); 426 for a missing, repeated or other Sec-WebSocket-Version than 13
- * (the answer must then carry `Sec-WebSocket-Version: 13`, RFC 6455, 4.4). */
+ * malformed Sec-WebSocket-Key (24 characters, base64 of 16 bytes), offers in Sec-WebSocket-Protocol or
+ * Sec-WebSocket-Extensions that are not sound (subprotocol_offers_valid, extensions_valid); 426 for a
+ * missing, repeated or other Sec-WebSocket-Version than 13 (the answer must then carry
+ * `Sec-WebSocket-Version: 13`, RFC 6455, 4.4). */
 int upgrade_check(const struct head *h, const char **reason);
 
 #define UPGRADE_ACCEPT_LEN 28

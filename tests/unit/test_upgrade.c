@@ -76,6 +76,9 @@ static const struct check_case check_cases[] = {
     {GET ASKS VERSION KEY "Sec-WebSocket-Protocol: chat, superchat\r\n", 0, ""},
     {GET ASKS VERSION KEY "Sec-WebSocket-Protocol: super chat\r\n", 400, "Protocol header is malformed."},
     {GET ASKS VERSION KEY "Sec-WebSocket-Protocol:\r\n", 400, "Protocol header is malformed."},
+    {GET ASKS VERSION KEY "Sec-WebSocket-Extensions: permessage-deflate; x=1, y\r\n", 0, ""},
+    {GET ASKS VERSION KEY "Sec-WebSocket-Extensions: permessage-deflate;\r\n", 400,
+     "Extensions header is malformed."},
 };
 
 static void checks(void **state)
