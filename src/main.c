@@ -4,6 +4,7 @@
  *
  *   parse the command line -> build generation 1 (builder thread) -> bind -> start workers -> serve
  *   -> signal -> stop workers -> all have ended -> leave */
+#include <curl/curl.h>
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
@@ -600,6 +601,8 @@ static int start(struct server *s, struct err *e)
         return err_set(e, "cannot install the time budget's signal: %s", strerror(rc));
     if (upgrade_init() < 0)
         return err_set(e, "OpenSSL has no SHA-1, which the WebSocket handshake needs");
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) /* before there are other threads */
+        return err_set(e, "libcurl cannot be initialized");
     s->loop = ev_default_loop(EVBACKEND_EPOLL | EVFLAG_NOENV);
     if (s->loop == NULL)
         return err_set(e, "cannot create the main loop: %s", strerror(errno));

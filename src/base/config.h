@@ -38,10 +38,11 @@ struct config {
     int64_t compression_min, compression_level, compression_window, compression_limit;
     double rollback_share;
     int64_t max_state, max_generations;
-    int64_t max_tasks;
+    int64_t max_tasks, max_clients;
     int64_t max_subscriptions, max_subscriptions_per_connection;
     double handshakes_per_second, messages_per_second;
-    double handshake_timeout, idle_timeout, ping_interval, close_timeout, drain_timeout, reload_drain;
+    double handshake_timeout, idle_timeout, ping_interval, close_timeout, connect_timeout;
+    double drain_timeout, reload_drain;
     double handler_budget, load_budget;
     double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
     bool abort_stuck, compression, compression_takeover, gzip, pin_workers, watch;

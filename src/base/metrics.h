@@ -26,6 +26,10 @@
     X(REFUSED_RATE, "tidewire_upgrades_refused_total", "reason=\"rate\"", "counter", "")                     \
     X(REFUSED_SCRIPT, "tidewire_upgrades_refused_total", "reason=\"script\"", "counter", "")                 \
     X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
+    X(CLIENTS, "tidewire_clients", "", "gauge", "Connections that scripts have opened, or are opening.")     \
+    X(CLIENT_CONNECTS, "tidewire_client_connects_total", "outcome=\"ok\"", "counter",                        \
+      "Attempts of scripts to open a WebSocket.")                                                            \
+    X(CLIENT_CONNECT_FAILURES, "tidewire_client_connects_total", "outcome=\"failed\"", "counter", "")        \
     X(HTTP_REQUESTS, "tidewire_http_requests_total", "", "counter", "HTTP requests, handshakes too.")        \
     X(HTTP_2XX, "tidewire_http_responses_total", "class=\"2xx\"", "counter",                                 \
       "HTTP answers by class of status.")                                                                    \
@@ -52,7 +56,7 @@
     X(REASSEMBLY_BYTES, "tidewire_reassembly_bytes", "", "gauge",                                            \
       "Memory holding messages not yet whole or not yet handled.")                                           \
     X(REASSEMBLY_REFUSED, "tidewire_reassembly_refused_total", "", "counter",                                \
-      "WebSockets closed and requests refused because of reassembly_limit.")                                 \
+      "WebSockets closed and requests refused because of reassembly_limit or compression_limit.")            \
     X(COMPRESSED, "tidewire_websockets_compressed", "", "gauge",                                             \
       "Open WebSockets that agreed on permessage-deflate.")                                                  \
     X(COMPRESSION_BYTES, "tidewire_compression_bytes", "", "gauge",                                          \

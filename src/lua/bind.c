@@ -3,6 +3,7 @@
 #include "lua/bind.h"
 
 #include "lua/bind_app.h"
+#include "lua/bind_connect.h"
 #include "lua/bind_done.h"
 #include "lua/bind_json.h"
 #include "lua/bind_library.h"
@@ -19,6 +20,7 @@
 static int bind_open(lua_State *L)
 {
     bind_app_open(L);
+    bind_connect_open(L);
     bind_json_open(L);
     bind_library_open(L);
     bind_log_open(L);

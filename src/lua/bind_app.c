@@ -5,6 +5,7 @@
 #include <lauxlib.h>
 
 #include "bus/letter.h"
+#include "lua/bind_connect.h"
 #include "lua/bind_life.h"
 #include "lua/bind_message.h"
 #include "lua/bind_misuse.h"
@@ -54,6 +55,7 @@ void bind_app_open(lua_State *L)
     static const luaL_Reg functions[] = {
         {"send", bind_app_send},
         {"close", bind_app_close},
+        {"connect", bind_connect_call},
         {"promise", bind_promise_new},
         {"sleep", bind_task_sleep},
         {"spawn", bind_task_spawn},

@@ -13,7 +13,7 @@
 static void bind_move_copy(lua_State *L, const struct session *s, const char *what, struct buf *out)
 {
     const struct vm *vm = vm_of(L);
-    struct log_context about = vm_about(vm, s->conn, s->owner_route);
+    struct log_context about = live_about(s);
     struct bind_value_dropped dropped;
     enum bind_value_result result =
         bind_value_copy_what_can(L, lua_gettop(L), what, (size_t)vm->config->max_state, out, &dropped);

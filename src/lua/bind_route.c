@@ -12,16 +12,12 @@
 
 #include "lua/bind_answer.h"
 #include "lua/bind_misuse.h"
+#include "lua/bind_options.h"
 #include "lua/bind_req.h"
 #include "lua/bind_upgrade.h"
 #include "script/vm.h"
 #include "ws/origin.h"
 #include "ws/subprotocol.h"
-
-#define BIND_ROUTE_KNOWN                                                                                     \
-    "close_timeout, compression, compression_min, compression_takeover, idle_timeout, max_frame, "           \
-    "max_message, messages_per_second, on_slow, origins, ping_interval, protocols, read_ahead, "             \
-    "send_limit, should_upgrade"
 
 /* Registry: by route number, from 1, {group, handler}. */
 static const char bind_route_records;
@@ -29,103 +25,29 @@ static const char bind_route_records;
 #define BIND_ROUTE_ROOT "tidewire.root" /* registry: the group that app is */
 #define BIND_ROUTE_OPEN "tidewire.open" /* registry: the group whose function is running */
 
-static const char *const bind_route_limits[] = {
-    "close_timeout", "compression",   "compression_min", "compression_takeover",
-    "idle_timeout",  "max_frame",     "max_message",     "messages_per_second",
-    "on_slow",       "ping_interval", "read_ahead",      "send_limit",
-};
-
-static const struct config_key *bind_route_limit(const char *name)
-{
-    for (size_t i = 0; i < sizeof bind_route_limits / sizeof bind_route_limits[0]; i++)
-        if (strcmp(name, bind_route_limits[i]) == 0)
-            return config_find(name, strlen(name));
-    return NULL;
-}
-
-/* The value is at the top; `scratch` is a copy of the configuration that shares its strings. */
-static void bind_route_set_limit(lua_State *L, struct config *scratch, const struct config_key *key,
-                                 const char *what)
-{
-    struct err e;
-    const char *text = lua_isstring(L, -1) ? lua_tostring(L, -1) : NULL;
-    if (lua_isboolean(L, -1) && key->type == CONFIG_BOOL)
-        text = lua_toboolean(L, -1) ? "true" : "false";
-    else if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) /* false is off */
-        text = "0";
-    if (text == NULL)
-        luaL_error(L, "%s: %s cannot be a %s", what, key->name, luaL_typename(L, -1));
-    if (config_set(scratch, key, key->name, text, false, &e) < 0)
-        luaL_error(L, "%s: %s", what, e.text);
-}
-
-/* Whether one element of a list will do; else -1 with `e`. */
-typedef int bind_route_check(const char *item, size_t len, struct err *e);
-
-static int bind_route_check_protocol(const char *item, size_t len, struct err *e)
-{
-    return head_is_token(item, len) ? 0 : err_set(e, "not a name that a protocol can have");
-}
-
-static void bind_route_add(lua_State *L, struct config_list *list, const char *name, bind_route_check *check)
-{
-    size_t len;
-    struct err e;
-    if (lua_type(L, -1) != LUA_TSTRING)
-        luaL_error(L, "app.websocket: %s: an element is a %s, not a string", name, luaL_typename(L, -1));
-    const char *item = lua_tolstring(L, -1, &len);
-    if (strlen(item) != len)
-        luaL_error(L, "app.websocket: %s: an element has a zero byte", name);
-    if (check(item, len, &e) < 0 || config_list_add(list, item, len, &e) < 0)
-        luaL_error(L, "app.websocket: %s: \"%s\": %s", name, item, e.text);
-}
-
-/* The value at the top: a string, or a list of them. */
-static struct config_list *bind_route_set_list(lua_State *L, struct config_list **list, const char *name,
-                                               bind_route_check *check)
-{
-    *list = calloc(1, sizeof **list);
-    if (*list == NULL)
-        luaL_error(L, "app.websocket: out of memory");
-    if (!lua_istable(L, -1)) {
-        bind_route_add(L, *list, name, check);
-        return *list;
-    }
-    lua_Integer n = luaL_len(L, -1);
-    lua_pushnil(L);
-    if (n > 0)
-        lua_pop(L, 1);
-    else if (lua_next(L, -2) != 0)
-        luaL_error(L, "app.websocket: %s is a list, as in {\"one\", \"two\"}", name);
-    for (lua_Integer i = 1; i <= n; i++) {
-        lua_geti(L, -1, i);
-        bind_route_add(L, *list, name, check);
-        lua_pop(L, 1);
-    }
-    return *list;
-}
-
 /* Name and value are on top of the stack. */
 static void bind_route_set(lua_State *L, struct vm_route *route, struct config *scratch)
 {
     if (lua_type(L, -2) != LUA_TSTRING)
         luaL_error(L, "app.websocket: every option has a name, as in {max_message = 65536}");
     const char *name = lua_tostring(L, -2);
-    const struct config_key *key = bind_route_limit(name);
-    if (key != NULL)
-        bind_route_set_limit(L, scratch, key, "app.websocket");
-    else if (strcmp(name, "origins") == 0) {
-        if (bind_route_set_list(L, &route->origins, name, origin_check_pattern)->n == 0)
+    if (bind_options_limit(L, scratch, name, "app.websocket"))
+        return;
+    if (strcmp(name, "origins") == 0) {
+        if (bind_options_list(L, &route->origins, "app.websocket", name, origin_check_pattern)->n == 0)
             luaL_error(L, "app.websocket: origins: the list is empty; nobody could connect from a page");
     } else if (strcmp(name, "protocols") == 0)
-        bind_route_set_list(L, &route->protocols, name, bind_route_check_protocol);
+        bind_options_list(L, &route->protocols, "app.websocket", name, bind_options_check_protocol);
     else if (strcmp(name, "should_upgrade") == 0) {
         if (!lua_isfunction(L, -1))
             luaL_error(L, "app.websocket: should_upgrade is a %s, not a function", luaL_typename(L, -1));
         lua_pushvalue(L, -1);
         route->should_upgrade = luaL_ref(L, LUA_REGISTRYINDEX);
     } else
-        luaL_error(L, "app.websocket: unknown option %s; there are " BIND_ROUTE_KNOWN, name);
+        luaL_error(L,
+                   "app.websocket: unknown option %s; there are " BIND_OPTIONS_LIMITS
+                   ", origins, protocols, should_upgrade",
+                   name);
 }
 
 /* ---- paths and groups ---- */
@@ -221,7 +143,7 @@ static void bind_route_set_http(lua_State *L, struct config *scratch, const char
         if (strcmp(name, "max_body") != 0 && strcmp(name, "request_timeout") != 0)
             luaL_error(L, "%s: unknown option %s; there are max_body, request_timeout", what,
                        luaL_tolstring(L, -2, NULL));
-        bind_route_set_limit(L, scratch, config_find(name, strlen(name)), what);
+        bind_options_set(L, scratch, config_find(name, strlen(name)), what);
         lua_pop(L, 1);
     }
 }

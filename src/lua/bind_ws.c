@@ -304,7 +304,8 @@ static int bind_ws_close(lua_State *L)
 /* The request and the state are made when first asked for: most scripts never do. */
 static void bind_ws_push_request(lua_State *L, const struct bind_ws *box)
 {
-    if (bind_ws_get_more(L, 1, BIND_WS_REQUEST) != LUA_TNIL || box->session == NULL)
+    if (bind_ws_get_more(L, 1, BIND_WS_REQUEST) != LUA_TNIL || box->session == NULL ||
+        box->session->is_client)
         return;
     bind_req_push(L, box->session->head);
     lua_pushvalue(L, -1);
@@ -393,7 +394,8 @@ static void bind_ws_push_buffered(lua_State *L, const struct bind_ws *box)
 
 static void bind_ws_push_params(lua_State *L, const struct bind_ws *box)
 {
-    box->session != NULL ? bind_req_push_params(L, box->session->head) : lua_pushnil(L);
+    const struct session *s = box->session;
+    s != NULL && !s->is_client ? bind_req_push_params(L, s->head) : lua_pushnil(L);
 }
 
 static void bind_ws_push_remote_address(lua_State *L, const struct bind_ws *box)

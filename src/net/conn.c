@@ -301,6 +301,8 @@ void conn_close(struct conn *c)
     ev_io_stop(w->loop, &c->io);
     close(c->io.fd);
     peers_leave(c->timer.user);
+    if (c->client)
+        metrics_sub(w->metrics, METRIC_CLIENTS, 1);
     metrics_sub(w->metrics, METRIC_QUEUED_BYTES, c->out.bytes);
     outq_clear(&c->out, &w->chunks);
     conn_mark_dirty(c); /* its held input goes with it: on_data may be working on it */

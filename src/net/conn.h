@@ -72,6 +72,7 @@ struct conn {
     bool sips : 1;         /* reads little at once: what is read may have to be kept */
     bool tell_drained : 1; /* ask for on_later once, when the queue has emptied */
     bool tell_sent : 1;    /* call on_sent */
+    bool client : 1;       /* a script has opened it: counts against max_clients until it is DEAD */
 };
 
 /* The protocol's own state. */

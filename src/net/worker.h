@@ -46,6 +46,7 @@ enum worker_layer {
     WORKER_COURIER,
     WORKER_BUS,
     WORKER_SHARED,
+    WORKER_CLIENT,
     WORKER_SCRIPT,
     WORKER_LAYERS
 };

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <curl/curl.h>
 #include <ev.h>
 #include <llhttp.h>
 #include <lua.h>
@@ -82,9 +83,10 @@ void cli_print_help(void)
 
 void cli_print_version(void)
 {
-    printf("tidewire " TIDEWIRE_VERSION "\n%s\nlibev %d.%d\nwslay %s\nllhttp %d.%d.%d\n%s\n", LUA_RELEASE,
-           ev_version_major(), ev_version_minor(), WSLAY_VERSION, LLHTTP_VERSION_MAJOR, LLHTTP_VERSION_MINOR,
-           LLHTTP_VERSION_PATCH, OpenSSL_version(OPENSSL_VERSION));
+    printf("tidewire " TIDEWIRE_VERSION "\n%s\nlibev %d.%d\nwslay %s\nllhttp %d.%d.%d\n%s\nlibcurl %s\n",
+           LUA_RELEASE, ev_version_major(), ev_version_minor(), WSLAY_VERSION, LLHTTP_VERSION_MAJOR,
+           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, OpenSSL_version(OPENSSL_VERSION),
+           curl_version_info(CURLVERSION_NOW)->version);
 }
 
 /* ---- parsing ---- */

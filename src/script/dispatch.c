@@ -14,6 +14,7 @@
 #include "bus/courier.h"
 #include "bus/delivery.h"
 #include "bus/topic.h"
+#include "client/multi.h"
 #include "http/gzip.h"
 #include "http/http1.h"
 #include "http/reply.h"
@@ -434,6 +435,7 @@ static void dispatch_on_exit(struct worker *w)
     gzip_thread_fini();
     ev_timer_stop(w->loop, &d->judge);
     dispatch_retire_all(w);
+    multi_fini(w);
     courier_flush(w);
 }
 

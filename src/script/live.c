@@ -68,17 +68,20 @@ static const struct task_owner live_owner = {
     .on_end = live_on_end,
 };
 
-/* An entry for a session; one that fails costs the connection. */
-static void live_run(struct session *s, lua_CFunction body, void *arg)
+struct log_context live_about(const struct session *s)
 {
-    struct log_context about = vm_about(session_owner(s), s->conn, s->owner_route);
-    live_check(s, sched_run(session_owner(s), &(struct sched_entry){
-                                                  .body = body,
-                                                  .arg = arg,
-                                                  .about = &about,
-                                                  .kind = &live_owner,
-                                                  .owner = s,
-                                              }));
+    return vm_about(session_owner(s), s->conn, s->is_client ? -1 : s->owner_route);
+}
+
+/* An entry for a session; one that fails costs the connection. */
+static enum sched_result live_run(struct session *s, lua_CFunction body, void *arg)
+{
+    struct log_context about = live_about(s);
+    enum sched_result result = sched_run(
+        session_owner(s),
+        &(struct sched_entry){.body = body, .arg = arg, .about = &about, .kind = &live_owner, .owner = s});
+    live_check(s, result);
+    return result;
 }
 
 static const struct vm_bindings *live_bindings(const struct session *s)
@@ -124,13 +127,17 @@ static void live_on_close(struct session *s, unsigned code, const char *reason, 
     if (vm == NULL)
         return;
     struct live_closed close = {s, code, reason, reason_len};
-    struct log_context about = vm_about(vm, s->conn, s->owner_route);
+    struct log_context about = live_about(s);
     topic_unsubscribe_all(s);
-    live_one_less(s);
+    if (!s->is_client)
+        live_one_less(s);
     if (s->owner_ref != LUA_NOREF)
         sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
     vm->bindings->ws_forget(vm->L, s);
-    live_count(vm, -1);
+    if (s->is_client)
+        free((void *)(uintptr_t)s->limits); /* live_connect's */
+    else
+        live_count(vm, -1);
     vm_release_connection(vm);
 }
 
@@ -151,7 +158,8 @@ bool live_is_refused(const struct session *s)
 static bool live_can_follow(const struct session *s, const struct vm *to)
 {
     return to != NULL && session_owner(s) != NULL && session_owner(s) != to && session_is_open(s) &&
-           s->refused != live_mark(to->generation) && (s->more == NULL || s->more->in.suspended == 0);
+           !s->is_client && s->refused != live_mark(to->generation) &&
+           (s->more == NULL || s->more->in.suspended == 0);
 }
 
 /* The route of `to` that fits the session; -1. */
@@ -278,7 +286,7 @@ static enum live_followed live_move(struct session *s, struct vm *to, int route)
 {
     struct vm *from = session_owner(s);
     struct live_luggage luggage = {.session = s};
-    struct log_context about = vm_about(from, s->conn, s->owner_route);
+    struct log_context about = live_about(s);
     struct err e;
     enum live_followed moved = LIVE_STAYS;
     if (sched_setup(from->L, from->bindings->ws_pack, &luggage, &e) < 0) {
@@ -329,7 +337,7 @@ bool live_is_behind(const struct session *s)
 {
     const struct vm *vm = dispatch_current(s->conn->worker);
     bool arriving = s->more != NULL && s->more->arrival != NULL;
-    return session_is_open(s) && vm != NULL && session_owner(s) != NULL &&
+    return session_is_open(s) && vm != NULL && session_owner(s) != NULL && !s->is_client &&
            (arriving || (session_owner(s) != vm && s->refused != live_mark(vm->generation)));
 }
 
@@ -344,8 +352,12 @@ static void live_one_less(const struct session *s)
 void live_end_waiting(struct session *s)
 {
     const struct vm *vm = session_owner(s);
-    if (vm != NULL && vm->drained && s->more != NULL)
+    if (vm == NULL || !vm->drained)
+        return;
+    if (s->more != NULL)
         task_cancel_all(&s->more->tasks);
+    if (s->is_client)
+        session_close(s, CLOSECODE_SERVICE_RESTART, "reloaded", 8);
 }
 
 /* ---- what sessions tell ---- */
@@ -379,4 +391,26 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
     live_follow(s);
     if (c->worker->stopping)
         session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
+}
+
+bool live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,
+                  lua_CFunction body, void *arg)
+{
+    struct session_limits *own = malloc(sizeof *own);
+    if (own == NULL)
+        return false;
+    *own = *limits;
+    own->owner = vm;
+    const struct session_accept how = {.limits = own, .protocol = r->protocol};
+    struct session *s = session_open_client(r->conn, head_ref(r->head), &how, &r->terms);
+    if (s == NULL) {
+        free(own);
+        return false;
+    }
+    s->owner_ref = LUA_NOREF;
+    vm_hold_connection(vm);
+    conn_resume(r->conn, r->rest, r->rest_len);
+    struct live_connected connected = {s, arg};
+    enum sched_result result = live_run(s, body, &connected);
+    return result == SCHED_OK || result == SCHED_SUSPENDED;
 }

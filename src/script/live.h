@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "client/connector.h"
 #include "script/vm.h"
 #include "ws/session.h"
 
@@ -45,6 +46,17 @@ struct live_closed {
  * registry reference *request, unless it is LUA_NOREF. `fields` are more header lines for the answer. */
 void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, const char *fields,
                  int *request);
+
+/* What the body that live_connect runs gets from sched_take_arg. */
+struct live_connected {
+    struct session *session;
+    void *arg;
+};
+
+/* A WebSocket that the script has opened: runs `body`, which makes its ws, before anything is received. False
+ * when that fails, or memory runs out: the connection is closed then. */
+bool live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,
+                  lua_CFunction body, void *arg);
 
 /* What a session takes along to newer code: flat copies (base/value.h) of ws.state and req.context; empty
  * when there is none. */
@@ -83,8 +95,12 @@ void live_settle(struct session *s);
 /* Whether it has still to move to the newest code, or to arrive there. */
 bool live_is_behind(const struct session *s);
 
-/* Cancels what the session's handlers wait for, if the time of their code is over (vm.drained). */
+/* If the time of the session's code is over (vm.drained): cancels what its handlers wait for; and one that
+ * the code has opened itself is closed. */
 void live_end_waiting(struct session *s);
+
+/* What the log says an event of the session is about. */
+struct log_context live_about(const struct session *s);
 
 /* What sessions tell. */
 extern const struct session_handler live_sessions;

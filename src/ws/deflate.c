@@ -9,7 +9,7 @@
 #define DEFLATE_MAX_BITS  15
 #define DEFLATE_STATE     6144       /* bytes of a zlib stream besides its tables, rounded up (zlib 1.2.13) */
 #define DEFLATE_INFLATING 7168       /* the same for an inflating one, without its window */
-#define DEFLATE_SPARE_MAX 16         /* inflaters a worker keeps */
+#define DEFLATE_SPARE_MAX 4          /* inflaters a worker keeps */
 #define DEFLATE_KEEP      (1 << 18)  /* bytes of scratch memory a worker keeps */
 #define DEFLATE_MOST      (1u << 31) /* longer messages go as they are: zlib counts with 32 bits */
 
@@ -76,7 +76,9 @@ enum deflate_room deflate_room(const struct worker *w, uint64_t cost)
     int64_t limit = w->config->compression_limit;
     if (!worker_over_limit(w, METRIC_COMPRESSION_BYTES, limit / 2, cost))
         return DEFLATE_ROOM;
-    return worker_over_limit(w, METRIC_COMPRESSION_BYTES, limit, 0) ? DEFLATE_NO_ROOM : DEFLATE_ROOM_SHARED;
+    uint64_t inflater = deflate_inflater_cost(DEFLATE_MAX_BITS); /* without one no message can be read */
+    return worker_over_limit(w, METRIC_COMPRESSION_BYTES, limit, inflater) ? DEFLATE_NO_ROOM
+                                                                           : DEFLATE_ROOM_SHARED;
 }
 
 static void deflate_free_inflater(struct deflate_inflater *i)
@@ -310,7 +312,8 @@ ssize_t deflate_inflate(struct deflate *d, const uint8_t **data, size_t *len, ui
 
 bool deflate_end(struct deflate_pool *p, struct deflate *d)
 {
-    bool between_blocks = (d->in->z.data_type & 128) != 0;
+    const z_stream *z = &d->in->z;
+    bool between_blocks = (z->data_type & 128) != 0 || z->total_in == 0; /* none since a last block */
     deflate_release(p, d);
     return between_blocks;
 }

@@ -445,7 +445,8 @@ static void session_tell_close(struct session *s)
     const char *reason = more != NULL && more->close_reason != NULL ? more->close_reason : "";
     s->told = true;
     sessions_remove(&session_layer(s)->sessions, s);
-    metrics_sub(session_metrics(s), METRIC_WEBSOCKETS, 1);
+    if (!s->is_client)
+        metrics_sub(session_metrics(s), METRIC_WEBSOCKETS, 1);
     session_layer(s)->handler->on_close(s, s->close_code, reason, more != NULL ? more->close_reason_len : 0);
     s->limits = &session_layer(s)->defaults; /* the handler's may go with it */
 }
@@ -611,7 +612,8 @@ static void session_discard(struct session *s)
 static void session_begin(struct session *s)
 {
     s->conn->sips = s->limits->messages_per_second > 0;
-    metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
+    if (!s->is_client)
+        metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
 }
 
 struct session *session_open(struct conn *c, struct head *head, const struct session_accept *how)

@@ -114,7 +114,7 @@ def test_version_names_the_libraries(args):
     done = run(*args)
     assert done.returncode == 0 and done.stderr == ""
     for pattern in (r"^tidewire \d+\.\d+\.\d+$", r"^Lua 5\.4\.\d+$", r"^libev \d+\.\d+$", r"^wslay \d",
-                    r"^llhttp \d+\.", r"^OpenSSL 3\."):
+                    r"^llhttp \d+\.", r"^OpenSSL 3\.", r"^libcurl \d+\."):
         assert re.search(pattern, done.stdout, re.M), pattern
 
 

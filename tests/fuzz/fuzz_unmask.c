@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * Hunts for bytes of which unmask and wslay make different frames: wslay behind unmask has to see what wslay,
- * which can unmask by itself, sees alone, and both have to end each frame at the same byte.
+ * which can unmask by itself, sees alone, and both have to end each frame at the same byte. The same for what
+ * a server sends, which must not be masked.
  *
- * The input: eight bytes that say how to cut the rest into pieces, over and over; then the client's bytes. */
+ * The input: eight bytes that say how to cut the rest into pieces, over and over, the first one's highest bit
+ * also who sends: 1 is the server; then the bytes that are sent. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,7 +22,7 @@ enum {
     LENGTH_END = 10, /* where a 64-bit length ends in its header */
 };
 
-enum verdict { MORE, PROTOCOL_ERROR, NOT_MASKED, TOO_LONG };
+enum verdict { MORE, PROTOCOL_ERROR, WRONG_MASK, TOO_LONG };
 
 struct frame_head {
     uint64_t payload_length;
@@ -114,10 +116,8 @@ static enum verdict reader_feed(struct reader *r, const uint8_t *in, size_t in_l
         if (n == WSLAY_ERR_PROTO)
             return PROTOCOL_ERROR;
         require(n >= 0 && (size_t)n == chunk.data_length);
-        if (chunk.mask != masked) {
-            require(masked);
-            return NOT_MASKED;
-        }
+        if (chunk.mask != masked)
+            return WRONG_MASK;
         reader_on_chunk(r, &chunk, stream_end);
     }
     require(r->in_len == 0);
@@ -125,11 +125,11 @@ static enum verdict reader_feed(struct reader *r, const uint8_t *in, size_t in_l
 }
 
 /* Byte by byte, so that a frame ends with the byte it was given last. */
-static enum verdict read_alone(struct reader *r, const uint8_t *stream, size_t len)
+static enum verdict read_alone(struct reader *r, const uint8_t *stream, size_t len, bool masked)
 {
     enum verdict verdict = MORE;
     for (size_t i = 0; i < len && verdict == MORE; i++)
-        verdict = reader_feed(r, stream + i, 1, i + 1, true);
+        verdict = reader_feed(r, stream + i, 1, i + 1, masked);
     return verdict;
 }
 
@@ -148,7 +148,7 @@ static enum verdict pipeline_step(struct pipeline *p, uint8_t *data, size_t len)
     bool frame_end;
     switch (unmask_step(&p->unmask, data, len, &used, &run, &run_len, &frame_end)) {
     case UNMASK_OK: break;
-    case UNMASK_WRONG_MASK: return NOT_MASKED;
+    case UNMASK_WRONG_MASK: return WRONG_MASK;
     case UNMASK_TOO_LONG: return TOO_LONG;
     }
     require(used <= len && (used > 0 || len == 0));
@@ -156,6 +156,7 @@ static enum verdict pipeline_step(struct pipeline *p, uint8_t *data, size_t len)
     p->taken += used;
 
     enum verdict verdict = reader_feed(&p->reader, run, run_len, p->taken, false);
+    require(verdict != WRONG_MASK); /* there is none left */
     if (verdict != MORE)
         return verdict;
     require(p->reader.frames == frames + frame_end);
@@ -202,20 +203,21 @@ static enum verdict read_unmasked(struct pipeline *p, const uint8_t *cuts, const
     return verdict;
 }
 
-/* They may differ only in when an error shows: unmask lets wslay see a header when it is whole, refuses what
- * is not masked whatever else is wrong with it, and a length as soon as its first byte is too much. */
+/* They may differ only in when an error shows: unmask lets wslay see a header when it is whole, refuses a
+ * wrong mask bit whatever else is wrong with it, and a length as soon as its first byte is too much. */
 static void compare_verdicts(enum verdict alone, enum verdict unmasked, const struct pipeline *p,
                              const uint8_t *stream, size_t len)
 {
     const uint8_t *frame = stream + p->frame_start;
     size_t have = len - p->frame_start;
-    require((unmasked == NOT_MASKED) == (have >= 2 && !(frame[1] & 0x80)));
-    require((unmasked == TOO_LONG) == (have >= 3 && frame[1] == 0xff && frame[2] >= 0x80));
+    uint8_t mask = p->unmask.from_server ? 0 : 0x80;
+    require((unmasked == WRONG_MASK) == (have >= 2 && (frame[1] & 0x80) != mask));
+    require((unmasked == TOO_LONG) == (have >= 3 && frame[1] == (0x7f | mask) && frame[2] >= 0x80));
     switch (unmasked) {
     case MORE: require(alone == MORE || (alone == PROTOCOL_ERROR && p->unmask.have > 0)); break;
     case PROTOCOL_ERROR: require(alone == PROTOCOL_ERROR); break;
     case TOO_LONG: require(alone == PROTOCOL_ERROR || (alone == MORE && have < LENGTH_END)); break;
-    case NOT_MASKED: break;
+    case WRONG_MASK: break;
     }
 }
 
@@ -227,10 +229,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t len = size - CUTS;
 
     struct reader alone;
-    struct pipeline unmasked = {0};
+    struct pipeline unmasked = {.unmask.from_server = data[0] & 0x80};
     reader_init(&alone);
     reader_init(&unmasked.reader);
-    enum verdict verdict_alone = read_alone(&alone, stream, len);
+    enum verdict verdict_alone = read_alone(&alone, stream, len, !unmasked.unmask.from_server);
     enum verdict verdict_unmasked = read_unmasked(&unmasked, data, stream, len);
 
     const struct buf *a = &alone.log, *b = &unmasked.reader.log;

@@ -99,6 +99,8 @@ static void defaults(void **state)
         {"idle_timeout", "120"},
         {"ping_interval", "30"},
         {"close_timeout", "5"},
+        {"connect_timeout", "10"},
+        {"max_clients", "1000"},
         {"handler_budget", "5"},
         {"load_budget", "10"},
         {"reload_drain", "30"},

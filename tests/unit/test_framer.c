@@ -517,6 +517,65 @@ static void ends_after_a_failure(void **state)
     buf_fini(&sink.out);
 }
 
+/* ---- where we are the client ---- */
+
+static struct framer_pool client;
+
+/* RFC 6455, 5.3 and 10.3: every frame is masked with a key that nobody can foresee. */
+static void a_client_masks_each_frame_anew(void **state)
+{
+    (void)state;
+    uint8_t keys[200][4];
+    assert_int_equal(framer_pool_init(&client, metrics, true), 0);
+    for (size_t i = 0; i < 200; i++) {
+        size_t len = i * 40;
+        struct sink sink = {.room = SIZE_MAX};
+        uint8_t header[10];
+        size_t n = header_of(header, BINARY, len);
+        assert_int_equal(framer_write(&client, BINARY, pattern, len, sink_put, &sink), 0);
+        assert_int_equal(sink.out.len, n + 4 + len);
+        assert_int_equal((uint8_t)sink.out.data[1], header[1] | 0x80);
+        sink.out.data[1] &= 0x7f;
+        assert_memory_equal(sink.out.data, header, n);
+        memcpy(keys[i], sink.out.data + n, 4);
+        for (size_t j = 0; j < len; j++)
+            assert_int_equal((char)(sink.out.data[n + 4 + j] ^ keys[i][j % 4]), pattern[j]);
+        for (size_t j = 0; j < i; j++) /* 200 keys of 32 bits: two alike are one chance in 200,000 */
+            assert_memory_not_equal(keys[i], keys[j], 4);
+        buf_fini(&sink.out);
+    }
+    assert_writes(TEXT, 300); /* the server's context still does not */
+    framer_pool_fini(&client);
+}
+
+static void a_client_reads_frames_without_a_mask_only(void **state)
+{
+    (void)state;
+    struct framer *rx = NULL;
+    size_t used;
+    uint8_t frames[] = {FIN | TEXT, 2, 'h', 'i', FIN | TEXT, 0x81, 1, 2, 3, 4, 'x'};
+    assert_int_equal(framer_pool_init(&client, metrics, true), 0);
+    assert_int_equal(framer_read(&client, &rx, frames, sizeof frames, &used, &events, &seen), 0);
+    assert_int_equal(used, 4);
+    assert_null(rx);
+    assert_int_equal(framer_read(&client, &rx, frames + 4, sizeof frames - 4, &used, &events, &seen),
+                     CLOSECODE_PROTOCOL_ERROR);
+    assert_null(rx);
+    framer_pool_fini(&client);
+}
+
+static void a_compressed_message_is_marked(void **state)
+{
+    (void)state;
+    struct sink sink = {.room = SIZE_MAX};
+    assert_int_equal(framer_write(&pool, TEXT | FRAMER_RSV1, "abc", 3, sink_put, &sink), 0);
+    assert_memory_equal(sink.out.data,
+                        "\xc1\x03"
+                        "abc",
+                        5);
+    buf_fini(&sink.out);
+}
+
 /* Frames that are read by the pool's contexts do not touch the one that writes. */
 static void writes_while_a_frame_is_read(void **state)
 {
@@ -552,6 +611,9 @@ int main(void)
         TEST(sink_fails_in_the_middle),
         TEST(ends_after_a_failure),
         TEST(writes_while_a_frame_is_read),
+        TEST(a_client_masks_each_frame_anew),
+        TEST(a_client_reads_frames_without_a_mask_only),
+        TEST(a_compressed_message_is_marked),
     };
     pattern_init();
     return cmocka_run_group_tests(tests, NULL, NULL);

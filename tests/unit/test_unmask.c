@@ -231,6 +231,63 @@ static void test_not_masked_after_a_masked_frame(void **state)
     assert_int_equal(step(&u, bytes + 6, 3, &used), UNMASK_WRONG_MASK);
 }
 
+/* RFC 6455, 5.1: a client fails the connection when it sees a masked frame. */
+static void test_masked_by_a_server(void **state)
+{
+    (void)state;
+    struct unmask u = {.from_server = true};
+    size_t used;
+    assert_int_equal(step(&u, "\x81\x85keys", 6, &used), UNMASK_WRONG_MASK);
+    u = (struct unmask){.from_server = true};
+    assert_int_equal(step(&u, "\x81\x01x\x89\x80", 5, &used), UNMASK_OK);
+    assert_int_equal(step(&u, "x\x89\x80", 3, &used), UNMASK_OK);
+    assert_int_equal(used, 1);
+    assert_int_equal(step(&u, "\x89\x80", 2, &used), UNMASK_WRONG_MASK);
+}
+
+static void test_too_long_from_a_server(void **state)
+{
+    (void)state;
+    struct unmask u = {.from_server = true};
+    size_t used;
+    assert_int_equal(step(&u, "\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x00", 10, &used), UNMASK_TOO_LONG);
+}
+
+/* What a server sends passes as it is, however it is cut. */
+static void test_a_server_s_frames(void **state)
+{
+    (void)state;
+    static uint8_t in[70000], out[sizeof in];
+    static const uint8_t headers[] = {0x82, 125, 0x81, 126, 0x01, 0x02, 0x82, 127, 0, 0, 0, 0, 0, 1, 0, 5};
+    static const struct {
+        size_t header, header_len, payload;
+    } frames[] = {{0, 2, 125}, {2, 4, 0x102}, {6, 10, 0x10005}};
+    size_t len = 0;
+    for (size_t f = 0; f < 3; f++) {
+        memcpy(in + len, headers + frames[f].header, frames[f].header_len);
+        len += frames[f].header_len;
+        for (size_t i = 0; i < frames[f].payload; i++)
+            in[len++] = (uint8_t)(i * 13);
+    }
+    for (size_t cut = 1; cut < 700; cut += cut < 20 ? 1 : 97) {
+        struct unmask u = {.from_server = true};
+        size_t out_len = 0, ends = 0;
+        for (size_t at = 0, used; at < len; at += used) {
+            const uint8_t *run;
+            size_t run_len;
+            bool end;
+            size_t piece = len - at < cut ? len - at : cut;
+            assert_int_equal(unmask_step(&u, in + at, piece, &used, &run, &run_len, &end), UNMASK_OK);
+            memcpy(out + out_len, run, run_len);
+            out_len += run_len;
+            ends += end;
+        }
+        assert_int_equal(ends, 3);
+        assert_int_equal(out_len, len);
+        assert_memory_equal(out, in, len);
+    }
+}
+
 static void test_too_long(void **state)
 {
     (void)state;
@@ -278,6 +335,9 @@ int main(void)
         cmocka_unit_test(test_not_masked),
         cmocka_unit_test(test_not_masked_after_a_masked_frame),
         cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_masked_by_a_server),
+        cmocka_unit_test(test_too_long_from_a_server),
+        cmocka_unit_test(test_a_server_s_frames),
         cmocka_unit_test(test_longest),
         cmocka_unit_test(test_no_input),
     };
