@@ -44,6 +44,25 @@
 ---@field protocols? string|string[] subprotocols, the preferred first
 ---@field should_upgrade? fun(req: tidewire.req): (boolean|tidewire.headers), integer?, string?, tidewire.headers? true, or headers for the answer; false refuses: status (403), body, headers
 
+---Options of app.connect. Those that bound something begin as the configuration's keys of the same name; `false` is 0, which turns
+---off what can be turned off.
+---@class (exact) tidewire.connect_options
+---@field timeout? number|string seconds, or "500ms", "2m", until the WebSocket is open; connect_timeout of the configuration
+---@field headers? table<string, string> of the request; those of the handshake itself cannot be given
+---@field protocols? string|string[] subprotocols to offer, the preferred first
+---@field max_message? integer|string bytes of a message, or "64k", "1m"; beyond it 1009
+---@field max_frame? integer|string|false bytes of a frame; beyond it 1009; false: only max_message counts
+---@field messages_per_second? number|string|false beyond it reading pauses
+---@field read_ahead? integer|string|false bytes of messages that wait while a handler is suspended
+---@field send_limit? integer|string unsent bytes
+---@field on_slow? "close"|"drop" what a message beyond send_limit does: end the connection with 1013, or get lost
+---@field idle_timeout? number|string|false seconds, or "500ms", "2m", without any received frame
+---@field ping_interval? number|string|false seconds between the client's pings
+---@field close_timeout? number|string seconds for the server's answer to a Close
+---@field compression? boolean whether permessage-deflate is offered
+---@field compression_min? integer|string|false bytes; shorter messages are not compressed
+---@field compression_takeover? boolean whether a message may refer to those before it
+
 ---What registers routes: `app`, or a group, whose paths begin with its own.
 ---@class tidewire.group
 local group = {}
@@ -165,6 +184,19 @@ function app.after(seconds, f) end
 ---@param f fun()
 ---@return tidewire.timer
 function app.every(seconds, f) end
+
+---Opens a WebSocket to another server; waits until that has accepted. Raises where nothing can wait.
+---
+---    local ws, why = app.connect("ws://127.0.0.1:9000/", {timeout = 5}, function(ws)
+---      ws:on_text(function(_, text) log.info(text) end)
+---    end)
+---@param url string `ws://host[:port][/path][?query]`; never one that a stranger may choose
+---@param options tidewire.connect_options
+---@param f fun(ws: tidewire.ws) runs once, before anything that the server sends is handled
+---@return tidewire.ws? ws nil when there is no connection
+---@return string? why for example `connect to 127.0.0.1:9000: Connection refused`
+---@overload fun(url: string, f: fun(ws: tidewire.ws)): tidewire.ws?, string?
+function app.connect(url, options, f) end
 
 ---A new promise: a value that comes later.
 ---@return tidewire.promise
@@ -304,12 +336,12 @@ function promise:when_complete(f) end
 ---@class tidewire.ws
 ---@field id integer no other connection of this server process has or had it
 ---@field state table for what belongs to this connection; made when first used, readable after the close
----@field params table<string, string>? what the route captured, as in req.params; nil after the close
+---@field params table<string, string>? what the route captured, as in req.params; nil after the close, and with app.connect
 ---@field protocol string? the subprotocol that was chosen; nil: none, or after the close
 ---@field remote_address string? as in req.remote_address; nil after the close
 ---@field buffered integer bytes in the send queue that the kernel has not taken yet
 ---@field ping_interval number? seconds between the server's pings, from 0.1, can be set; nil: no pings
----@field request tidewire.req? the request that opened it; nil after the close, unless read before or kept by should_upgrade or middleware
+---@field request tidewire.req? the request that opened it; nil after the close, unless read before or kept by should_upgrade or middleware; nil with app.connect
 ---@field is_closed boolean whether nothing can be sent any more
 ---@field close_code integer? the code that on_close gets; nil before
 ---@field generation integer the version of the code that this ws belongs to
