@@ -40,6 +40,9 @@
 ---@field idle_timeout? number|string|false seconds, or "500ms", "2m", without any received frame
 ---@field ping_interval? number|string|false seconds between the server's pings
 ---@field close_timeout? number|string seconds for the peer's answer to a Close
+---@field compression? boolean whether permessage-deflate is spoken with clients that offer it
+---@field compression_min? integer|string|false bytes; shorter messages are not compressed
+---@field compression_takeover? boolean whether a message may refer to those before it
 ---@field origins? string|string[] pages that may connect: "same", "https://*.example.com", "example.com:*", "null", "*"
 ---@field protocols? string|string[] subprotocols, the preferred first
 ---@field should_upgrade? fun(req: tidewire.req): (boolean|tidewire.headers), integer?, string?, tidewire.headers? true, or headers for the answer; false refuses: status (403), body, headers

@@ -2,10 +2,11 @@
  * Topics and messages between WebSockets of two workers, which the input runs step by step. What each client
  * receives has to be what a plain model says, which puts each message at once behind what its receivers are
  * to get: so nothing is lost, doubled, out of order or sent to its publisher. Slow clients may lose whole
- * messages, or be closed with 1013, and nothing else.
+ * messages, or be closed with 1013, and nothing else. Some clients may speak permessage-deflate, each in its
+ * way: what they inflate has to be the same.
  *
- * The input: a byte for how slow clients are and what becomes of them; then steps of three bytes: what, who,
- * and how much or which topic. */
+ * The input: a byte for how slow clients are, what becomes of them and whether some compress; then steps of
+ * three bytes: what, who, and how much or which topic. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "base/buf.h"
 #include "base/log.h"
@@ -40,9 +42,26 @@ struct peer {
     int fd;
     unsigned worker; /* from 0 */
     bool subscribed[TOPICS];
-    bool leaving;        /* the server's Close is in `want` */
-    struct buf in, want; /* frames */
+    bool leaving;             /* the server's Close is in `want` */
+    struct buf in, got, want; /* what has come; frames: of that, inflated; and the model's */
+    size_t read;              /* of `in` */
+    const struct speech *speech;
+    z_stream inflate;
 };
+
+/* How a client speaks permessage-deflate. */
+struct speech {
+    unsigned bits; /* of the window; 0: not at all */
+    bool takeover;
+    uint64_t min; /* its route's compression_min */
+};
+
+/* Begun alternately on the two workers. */
+static const struct speech speeches[PEERS] = {
+    {15, true, 0}, {12, true, 0}, {15, false, 0}, {12, true, 0}, {9, true, 200}, {0},
+};
+static const struct speech silence;
+static bool some_compress;
 
 /* A message or a subscription's worth of it on its way to the other worker. */
 struct parcel {
@@ -62,7 +81,7 @@ static struct worker *workers[WORKERS];
 static struct peer peers[PEERS];
 static struct peer *opening;
 static struct road roads[WORKERS]; /* by sender */
-static struct session_limits limits;
+static struct session_limits limits[PEERS];
 static enum { NEVER_SLOW, SLOW_DROP, SLOW_CLOSE } slowness;
 static unsigned messages;
 
@@ -125,7 +144,8 @@ static bool on_head(struct conn *c, struct head *head, size_t *max_body)
 {
     (void)max_body;
     opening->session = session_open(
-        c, head_ref(head), &(struct session_accept){.limits = &limits, .protocol = -1, .fields = ""});
+        c, head_ref(head),
+        &(struct session_accept){.limits = &limits[opening - peers], .protocol = -1, .fields = ""});
     opening->id = c->id;
     return false;
 }
@@ -145,6 +165,7 @@ static void world_init(void)
     log_setup(LOG_ERROR, LOG_TEXT);
     CHECK(upgrade_init() == 0 && config_init(&config) == 0 && topics_init(WORKERS) == 0);
     config.max_subscriptions_per_connection = OF_ONE;
+    config.compression_window = 15;
     for (unsigned i = 0; i < WORKERS; i++) {
         struct worker *w = workers[i] = worker_create(i + 1, &config, &hooks);
         CHECK(w != NULL);
@@ -229,11 +250,72 @@ static void run(unsigned i)
 
 /* ---- clients ---- */
 
-static void peer_read(struct peer *p)
+/* A compressed message, which the client's one stream has to inflate (RFC 7692, 7.2.2). */
+static void peer_inflate(struct peer *p, const uint8_t *data, size_t len, struct buf *out)
+{
+    static const uint8_t tail[4] = {0, 0, 0xff, 0xff};
+    if (!p->speech->takeover)
+        CHECK(inflateReset(&p->inflate) == Z_OK);
+    for (int part = 0; part < 2; part++) {
+        p->inflate.next_in = (z_const Bytef *)(uintptr_t)(part == 0 ? data : tail);
+        p->inflate.avail_in = (uInt)(part == 0 ? len : sizeof tail);
+        do { /* little at a time, so that only the window is left of the rest */
+            CHECK(buf_reserve(out, 64) == 0);
+            p->inflate.next_out = (Bytef *)out->data + out->len;
+            p->inflate.avail_out = 64;
+            int rc = inflate(&p->inflate, Z_SYNC_FLUSH);
+            CHECK(rc == Z_OK || rc == Z_BUF_ERROR);
+            out->len += 64 - p->inflate.avail_out;
+        } while (p->inflate.avail_out == 0);
+        CHECK(p->inflate.avail_in == 0);
+    }
+}
+
+static void put_frame(struct buf *b, uint8_t first, const void *payload, size_t len)
+{
+    uint8_t header[10] = {first, (uint8_t)len};
+    size_t n = 2, bytes = len < 126 ? 0 : len < 65536 ? 2 : 8;
+    if (bytes > 0)
+        header[1] = bytes == 2 ? 126 : 127;
+    for (size_t i = 0; i < bytes; i++)
+        header[n++] = (uint8_t)((uint64_t)len >> 8 * (bytes - 1 - i));
+    put(b, header, n);
+    put(b, payload, len);
+}
+
+/* Whole frames of what has come, as if they had not been compressed. */
+static void peer_take_frames(struct peer *p)
+{
+    for (size_t size, len; p->in.len - p->read >= 4;) { /* no frame here is shorter */
+        const uint8_t *frame = (const uint8_t *)p->in.data + p->read;
+        if ((frame[1] == 127 && p->in.len - p->read < FRAMER_HEADER_MAX) ||
+            (size = framer_whole_size(frame)) > p->in.len - p->read)
+            return;
+        const uint8_t *payload = framer_payload(frame, &len);
+        p->read += size;
+        if (frame[0] & FRAMER_RSV1) {
+            struct buf text = BUF_INIT;
+            CHECK(p->speech->bits > 0 && (frame[0] & 15) < 8);
+            peer_inflate(p, payload, len, &text);
+            CHECK(text.len > len && text.len >= p->speech->min);
+            put_frame(&p->got, frame[0] & 0xbf, text.data, text.len);
+            buf_fini(&text);
+        } else
+            put(&p->got, frame, size);
+    }
+}
+
+static void peer_receive(struct peer *p)
 {
     char data[4096];
     for (ssize_t n; p->fd >= 0 && (n = recv(p->fd, data, sizeof data, MSG_DONTWAIT)) > 0;)
         put(&p->in, data, (size_t)n);
+}
+
+static void peer_read(struct peer *p)
+{
+    peer_receive(p);
+    peer_take_frames(p);
 }
 
 /* Reads until the server has nothing more for it. */
@@ -243,31 +325,59 @@ static void peer_read_all(struct peer *p)
     do {
         before = p->in.len;
         run(p->worker);
-        peer_read(p);
+        peer_receive(p);
     } while (p->in.len > before);
 }
 
-static const char upgrade[] =
-    "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+static size_t write_upgrade(const struct speech *speech, char *out, size_t room)
+{
+    int len = snprintf(out, room,
+                       "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                       "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+    if (speech->bits > 0)
+        len += snprintf(out + len, room - (size_t)len,
+                        "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=%u%s\r\n",
+                        speech->bits, speech->takeover ? "" : "; server_no_context_takeover");
+    len += snprintf(out + len, room - (size_t)len, "\r\n");
+    return (size_t)len;
+}
 
 static void peer_open(struct peer *p, unsigned worker)
 {
     int fds[2], least = 1;
     const struct sockaddr address = {.sa_family = AF_UNIX};
-    *p = (struct peer){.worker = worker};
+    char upgrade[400];
+    *p = (struct peer){.worker = worker, .speech = some_compress ? &speeches[p - peers] : &silence};
+    if (p->speech->bits > 0)
+        CHECK(inflateInit2(&p->inflate, -(int)p->speech->bits) == Z_OK);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
     if (slowness != NEVER_SLOW)
         CHECK(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &least, sizeof least) == 0);
     p->fd = fds[1];
     opening = p;
-    CHECK(write(p->fd, upgrade, sizeof upgrade - 1) == (ssize_t)sizeof upgrade - 1);
+    size_t len = write_upgrade(p->speech, upgrade, sizeof upgrade);
+    CHECK(write(p->fd, upgrade, len) == (ssize_t)len);
     http1_on_accept(workers[worker], fds[0], &address, false);
     while (p->session == NULL)
         run(worker);
     peer_read_all(p);
     CHECK(p->in.len > 13 && memcmp(p->in.data, "HTTP/1.1 101 ", 13) == 0);
+    CHECK((p->session->deflate != NULL) == (p->speech->bits > 0));
     p->in.len = 0;
+}
+
+/* It is over. */
+static void peer_forget(struct peer *p)
+{
+    close(p->fd);
+    p->fd = -1;
+    while (p->session != NULL)
+        run(p->worker);
+    if (p->speech->bits > 0)
+        inflateEnd(&p->inflate);
+    buf_fini(&p->in);
+    buf_fini(&p->got);
+    buf_fini(&p->want);
 }
 
 static size_t frame_size(const struct buf *b, size_t at)
@@ -280,8 +390,8 @@ static size_t frame_size(const struct buf *b, size_t at)
 /* What has come is the beginning of what was to come, or all of it. */
 static void peer_compare(const struct peer *p, bool all)
 {
-    CHECK(p->in.len <= p->want.len && (!all || p->in.len == p->want.len));
-    CHECK(p->in.len == 0 || memcmp(p->in.data, p->want.data, p->in.len) == 0);
+    CHECK(p->got.len <= p->want.len && (!all || p->got.len == p->want.len));
+    CHECK(p->got.len == 0 || memcmp(p->got.data, p->want.data, p->got.len) == 0);
 }
 
 /* What has come is whole frames of what was to come, in that order; where slow clients are closed, without
@@ -289,11 +399,11 @@ static void peer_compare(const struct peer *p, bool all)
 static void peer_compare_slow(const struct peer *p)
 {
     size_t want = 0;
-    for (size_t at = 0, size; at < p->in.len; at += size) {
-        size = frame_size(&p->in, at);
-        const char *frame = p->in.data + at;
+    for (size_t at = 0, size; at < p->got.len; at += size) {
+        size = frame_size(&p->got, at);
+        const char *frame = p->got.data + at;
         if (slowness == SLOW_CLOSE && memcmp(frame + 2, "\x03\xf5", 2) == 0 && frame[0] == (char)0x88) {
-            CHECK(at + size == p->in.len);
+            CHECK(at + size == p->got.len);
             return;
         }
         for (size_t skip; want < p->want.len; want += skip) {
@@ -312,16 +422,13 @@ static void peer_compare_slow(const struct peer *p)
 static void peer_close(struct peer *p)
 {
     peer_read_all(p);
+    peer_take_frames(p);
+    CHECK(p->read == p->in.len);
     if (slowness == NEVER_SLOW)
         peer_compare(p, true);
     else
         peer_compare_slow(p);
-    close(p->fd);
-    p->fd = -1;
-    while (p->session != NULL)
-        run(p->worker);
-    buf_fini(&p->in);
-    buf_fini(&p->want);
+    peer_forget(p);
 }
 
 /* It goes as it is. */
@@ -330,12 +437,7 @@ static void peer_cut(struct peer *p)
     peer_read(p);
     if (slowness == NEVER_SLOW)
         peer_compare(p, false);
-    close(p->fd);
-    p->fd = -1;
-    while (p->session != NULL)
-        run(p->worker);
-    buf_fini(&p->in);
-    buf_fini(&p->want);
+    peer_forget(p);
 }
 
 /* ---- steps ---- */
@@ -353,17 +455,14 @@ static size_t make_message(uint8_t what, char *text, struct buf *frame)
 {
     static const size_t sizes[] = {8, 20, 125, 126, 300, 1000, 4089, 4093, 5000, 20000, 65535, 66000};
     size_t len = sizes[what / 8 % (sizeof sizes / sizeof sizes[0])];
-    memset(text, 'a' + (int)(messages % 26), len);
+    uint32_t random = messages % 5; /* so that it repeats what was sent before, if not just before */
+    for (size_t i = 0; i < len; i++) {
+        random = random * 1103515245 + 12345;
+        text[i] = (char)('a' + (random >> 16) % 26);
+    }
     snprintf(text, 8, "%07u", messages++ % 10000000);
     text[7] = ':';
-    uint8_t header[10] = {0x81, (uint8_t)len};
-    size_t n = 2, bytes = len < 126 ? 0 : len < 65536 ? 2 : 8;
-    if (bytes > 0)
-        header[1] = bytes == 2 ? 126 : 127;
-    for (size_t i = 0; i < bytes; i++)
-        header[n++] = (uint8_t)((uint64_t)len >> 8 * (bytes - 1 - i));
-    put(frame, header, n);
-    put(frame, text, len);
+    put_frame(frame, 0x81, text, len);
     return len;
 }
 
@@ -475,8 +574,8 @@ static void check_nothing_is_left(void)
         const struct worker *w = workers[i];
         CHECK(w->nconns == 0 && w->dirty == NULL && w->mailbox.head == NULL);
     }
-    static const enum metric gauges[] = {METRIC_CONNECTIONS, METRIC_WEBSOCKETS, METRIC_TOPICS,
-                                         METRIC_SUBSCRIPTIONS, METRIC_QUEUED_BYTES};
+    static const enum metric gauges[] = {METRIC_CONNECTIONS,   METRIC_WEBSOCKETS,   METRIC_TOPICS,
+                                         METRIC_SUBSCRIPTIONS, METRIC_QUEUED_BYTES, METRIC_COMPRESSED};
     for (size_t i = 0; i < sizeof gauges / sizeof gauges[0]; i++)
         CHECK(metrics_sum(gauges[i]) == 0);
     CHECK(topics_count() == 0);
@@ -489,9 +588,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (workers[0] == NULL)
         world_init();
     slowness = data[0] % 4 == 3 ? SLOW_CLOSE : data[0] % 4 == 2 ? SLOW_DROP : NEVER_SLOW;
-    session_limits_init(&limits, &config);
-    limits.send_limit = slowness == NEVER_SLOW ? 1 << 30 : SMALL_LIMIT;
-    limits.drop = slowness == SLOW_DROP;
+    some_compress = data[0] & 4;
+    for (size_t i = 0; i < PEERS; i++) {
+        session_limits_init(&limits[i], &config);
+        limits[i].send_limit = slowness == NEVER_SLOW ? 1 << 30 : SMALL_LIMIT;
+        limits[i].drop = slowness == SLOW_DROP;
+        limits[i].compression = true;
+        limits[i].compression_min = speeches[i].min;
+    }
     memset(roads, 0, sizeof roads);
     messages = 0;
 

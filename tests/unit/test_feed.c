@@ -260,6 +260,63 @@ static void a_feed_of_many_messages_is_not_kept(void **state)
     assert_int_equal(twin.pool.count, 0);
 }
 
+static struct feed *add_encoding(unsigned bits)
+{
+    struct feed *e = feed_get(&twin.pool, topic_at(0));
+    assert_non_null(e);
+    e->shape = (struct feed_shape){.bits = bits, .min = 100};
+    e->compressed = true;
+    assert_int_equal(feed_add(e, "encoded", 7, 0, NULL), 0);
+    e->next = twin.f->encodings;
+    twin.f->encodings = e;
+    return e;
+}
+
+static void encodings_go_where_their_feed_goes(void **state)
+{
+    (void)state;
+    add(10, NULL);
+    for (unsigned bits = 8; bits <= 15; bits++)
+        add_encoding(bits);
+    feed_put(&twin.pool, twin.f);
+    assert_int_equal(twin.pool.count, 9);
+    twin.f = feed_get(&twin.pool, topic_at(0));
+    assert_null(twin.f->encodings);
+}
+
+/* Or the next topic's subscribers would get what is somebody else's. */
+static void an_encoding_is_used_again_as_a_plain_and_empty_feed(void **state)
+{
+    (void)state;
+    struct feed *e = add_encoding(9), *again[2];
+    feed_put(&twin.pool, twin.f);
+    for (size_t i = 0; i < 2; i++) {
+        again[i] = feed_get(&twin.pool, topic_at(1));
+        assert_int_equal(again[i]->nrecords, 0);
+        assert_int_equal(again[i]->nsegments, 0);
+        assert_int_equal(again[i]->shape.bits, 0);
+        assert_int_equal(again[i]->shape.min, 0);
+        assert_int_equal(again[i]->longest, 0);
+        assert_false(again[i]->compressed);
+        assert_null(again[i]->encodings);
+    }
+    assert_true(again[0] == e || again[1] == e);
+    feed_put(&twin.pool, again[0]);
+    twin.f = again[1];
+}
+
+static void the_longest_message_is_known(void **state)
+{
+    (void)state;
+    assert_int_equal(twin.f->longest, 0);
+    add(300, NULL);
+    add(20, NULL);
+    assert_int_equal(twin.f->longest, 300);
+    block_unref(add_block(5000));
+    add(7, NULL);
+    assert_int_equal(twin.f->longest, 5000);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -275,6 +332,9 @@ int main(void)
         TEST(spare_feeds_are_used_again_and_empty),
         TEST(the_pool_is_bounded),
         TEST(a_feed_of_many_messages_is_not_kept),
+        TEST(encodings_go_where_their_feed_goes),
+        TEST(an_encoding_is_used_again_as_a_plain_and_empty_feed),
+        TEST(the_longest_message_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
