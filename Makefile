@@ -46,7 +46,7 @@ LIBOBJ := $(filter-out $(BUILD)/obj/main.o,$(OBJ)) $(LLHTTP) $(LIBRARY)
 UNIT  := $(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ  := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all help run test check-tools deps lint unit asan tsan fuzz cover install clean format binary checks checks-unit checks-fuzz
+.PHONY: all help run test check-tools deps lint unit conformance asan tsan fuzz cover install clean format binary checks checks-unit checks-fuzz
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 
@@ -79,6 +79,11 @@ lint: ## style and structure checks
 unit: ## C unit tests and fuzz corpus replays, under ASan and UBSan
 	@scripts/deps test
 	@$(PYTHON) tests/run.py unit fuzz
+
+conformance: ## RFC 6455 and RFC 7692 case by case, the long form, with a table by section
+	@scripts/deps test
+	@$(MAKE) --no-print-directory binary
+	@TIDEWIRE_CONFORMANCE=long $(PYTHON) -m pytest -q -n auto -p no:cacheprovider tests/conformance
 
 asan: ## the whole suite with the server under AddressSanitizer and UBSan
 	@scripts/deps test
@@ -160,8 +165,8 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(REPLAY) $(LIBOBJ) $(BUILD)/flags
 
 # Built as the server is, so that they can be compared with it.
 .PHONY: bench-tools
-bench-tools: $(addprefix $(BUILD)/bench/,load fan floor reload) ## build the load generators and the floor of tests/bench
-$(BUILD)/bench/load $(BUILD)/bench/fan $(BUILD)/bench/reload: tests/bench/client.c tests/bench/client.h
+bench-tools: $(addprefix $(BUILD)/bench/,load fan floor packed reload) ## build the load generators and the floor of tests/bench
+$(BUILD)/bench/load $(BUILD)/bench/fan $(BUILD)/bench/packed $(BUILD)/bench/reload: tests/bench/client.c tests/bench/client.h
 $(BUILD)/bench/%: tests/bench/%.c src/base/list.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  bench   $*"

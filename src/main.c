@@ -236,6 +236,8 @@ static void on_stop_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
     (void)loop;
     (void)revents;
     struct server *s = timer->data;
+    if (s->nfinished == s->nstarted) /* it is just about to leave */
+        return;
     log_error("%zu of %zu workers did not end in time: leaving without them", s->nstarted - s->nfinished,
               s->nstarted);
     leave_at_once(s, EXIT_FAILED);

@@ -169,14 +169,22 @@ def stage_lua(stage, options):
               total(r" / (\d+) pending", output))
 
 
-def stage_e2e(stage, options):
+def run_pytest(stage, options, folder, processes):
     binary = os.path.join(ROOT, "build", "" if options.server == "release" else options.server, "tidewire")
     # A test that hangs shows its stack before the stage's time is up.
-    status, output = stage.run(["/usr/bin/python3", "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider",
-                                "-o", "faulthandler_timeout=120", "tests/e2e"], TIDEWIRE_BIN=binary)
+    status, output = stage.run(["/usr/bin/python3", "-m", "pytest", "-q", "-n", processes, "-p", "no:cacheprovider",
+                                "-o", "faulthandler_timeout=120", folder], TIDEWIRE_BIN=binary)
     summary = (re.findall(r"^=* ?(\d+ \w+.*) in \d[\d.]*s", output, re.MULTILINE) or [""])[-1]
     stage.add(status, total(r"(\d+) passed", summary), total(r"(\d+) (?:failed|errors?|xpassed)\b", summary),
               total(r"(\d+) (?:skipped|xfailed)\b", summary))
+
+
+def stage_e2e(stage, options):
+    run_pytest(stage, options, "tests/e2e", "4")
+
+
+def stage_conformance(stage, options):
+    run_pytest(stage, options, "tests/conformance", "2")
 
 
 STAGES = {  # what runs, and the seconds it may take
@@ -186,7 +194,9 @@ STAGES = {  # what runs, and the seconds it may take
     "fuzz": (stage_fuzz, 900),
     "lua": (stage_lua, 120),
     "e2e": (stage_e2e, 1200),
+    "conformance": (stage_conformance, 600),
 }
+NEED_SERVER = {"e2e", "conformance"}
 
 
 def counts(of):
@@ -206,7 +216,7 @@ def perform(name, options):
     if stage.failed:
         print(stage.output)
     result = counts(stage) if name != "build" else "failed" if stage.failed else "ok"
-    print(f"{name:<6} {result}, {time.monotonic() - start:.1f} s", flush=True)
+    print(f"{name:<11} {result}, {time.monotonic() - start:.1f} s", flush=True)
     return stage
 
 
@@ -256,7 +266,7 @@ def arguments():
         options.server = options.checks = "cover"
         options.stages = options.stages or ["unit", "e2e"]
     wanted = set(options.stages or STAGES)
-    if "e2e" in wanted:
+    if wanted & NEED_SERVER:
         wanted.add("build")
     if not options.stages and not glob.glob("tests/lua/*_spec.lua", root_dir=ROOT):
         wanted.discard("lua")
@@ -273,8 +283,8 @@ def main():
     result = Stage(0)
     built = True
     for name in options.stages:
-        if name == "e2e" and not built:
-            print("e2e    not run: there is no server")
+        if name in NEED_SERVER and not built:
+            print(f"{name:<11} not run: there is no server")
             result.failed += 1
             continue
         stage = perform(name, options)

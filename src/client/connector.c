@@ -21,6 +21,7 @@ struct connector {
     double timeout;
     struct opening opening;
     CURL *easy;        /* CONNECTING */
+    bool resolved;     /* libcurl has an address */
     int socket;        /* the one that libcurl connected and is not to close; -1: none */
     ev_timer deadline; /* CONNECTING; from then on it is the connection's */
     ev_prepare stop;   /* CONNECTING: looks whether the server stops, which tells connections only */
@@ -91,8 +92,10 @@ void connector_cancel(struct connector *k)
     k->on_done = NULL;
     if (k->conn != NULL)
         conn_close(k->conn);
-    else
+    else if (k->resolved)
         connector_free(k);
+    /* else a thread of the resolver goes on, of which there could be many: its place is kept until it has
+     * ended, or the deadline */
 }
 
 static void connector_fail_late(struct connector *k)
@@ -240,6 +243,10 @@ static void connector_on_connected(void *to, CURLcode result)
         connector_fail_connecting(k, result == CURLE_OK ? CURLE_COULDNT_CONNECT : result);
         return;
     }
+    if (k->on_done == NULL) {
+        connector_free(k);
+        return;
+    }
     if (k->worker->stopping) { /* which a connection made now would not be told */
         connector_fail_stopping(k);
         return;
@@ -268,8 +275,11 @@ static void connector_on_prepare(struct ev_loop *loop, ev_prepare *prepare, int 
 
 static curl_socket_t connector_open_socket(void *to, curlsocktype purpose, struct curl_sockaddr *address)
 {
-    (void)to;
+    struct connector *k = to;
     (void)purpose;
+    k->resolved = true;
+    if (k->on_done == NULL)
+        return CURL_SOCKET_BAD;
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
@@ -296,6 +306,7 @@ static int connector_make_easy(struct connector *k)
               curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L) == CURLE_OK &&
               curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L) == CURLE_OK &&
               curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, connector_open_socket) == CURLE_OK &&
+              curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, k) == CURLE_OK &&
               curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, connector_close_socket) == CURLE_OK &&
               curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, k) == CURLE_OK;
     if (ok && multi_add(k->worker, easy, connector_on_connected, k) == 0)

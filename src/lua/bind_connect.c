@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * app.connect. An attempt is a userdata on the stack of the task that waits for it: when the task is
- * cancelled, which closes what is on its stack, the attempt is too. */
+ * app.connect. An attempt is a userdata; the task that waits for it has it on its stack, and gives it up when
+ * it is cancelled. */
 #include "lua/bind_connect.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,6 +25,7 @@ struct bind_connect {
     struct vm *vm;
     int self, function; /* registry references */
     struct session_limits limits;
+    struct extensions_terms offered;
     struct config_list *protocols;
     char why[OPENING_WHY_MAX]; /* it failed; or "" */
 };
@@ -71,7 +71,7 @@ static void bind_connect_set(lua_State *L, struct bind_connect *b, struct config
     if (bind_options_limit(L, scratch, name, "app.connect"))
         return;
     if (strcmp(name, "timeout") == 0)
-        bind_options_set(L, scratch, config_find("connect_timeout", 15), "app.connect");
+        bind_options_set(L, scratch, config_find("connect_timeout", 15), name, "app.connect");
     else if (strcmp(name, "protocols") == 0 && b->protocols == NULL)
         bind_options_list(L, &b->protocols, "app.connect", name, bind_options_check_protocol);
     else if (strcmp(name, "headers") == 0)
@@ -85,29 +85,38 @@ static void bind_connect_set(lua_State *L, struct bind_connect *b, struct config
 
 /* ---- the attempt ---- */
 
-static void bind_connect_unref(struct bind_connect *b)
+/* It keeps its VM, and is kept by its VM, until it is over. */
+static void bind_connect_hold(lua_State *L, struct bind_connect *b, int self, int function)
 {
-    luaL_unref(b->vm->L, LUA_REGISTRYINDEX, b->function);
-    luaL_unref(b->vm->L, LUA_REGISTRYINDEX, b->self);
-    b->function = b->self = LUA_NOREF;
+    lua_pushvalue(L, function);
+    b->function = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushvalue(L, self);
+    b->self = luaL_ref(L, LUA_REGISTRYINDEX);
+    vm_hold(b->vm);
 }
 
-/* The task is over, or cancelled: nobody waits any more. */
-static int bind_connect_on_close(lua_State *L)
+/* The userdata may be collected once it is not on the stack of its task either. */
+static void bind_connect_release(struct bind_connect *b)
 {
-    struct bind_connect *b = lua_touserdata(L, 1);
-    b->task = NULL;
-    if (b->attempt != NULL)
-        connector_cancel(b->attempt);
-    b->attempt = NULL;
-    bind_connect_unref(b);
-    return 0;
+    struct vm *vm = b->vm;
+    int self = b->self;
+    session_offer_over(vm->home, &b->offered);
+    luaL_unref(vm->L, LUA_REGISTRYINDEX, b->function);
+    luaL_unref(vm->L, LUA_REGISTRYINDEX, self);
+    vm_release(vm);
+}
+
+/* The task that waits for it is cancelled. */
+static void bind_connect_give_up(void *waits_for)
+{
+    struct bind_connect *b = waits_for;
+    connector_cancel(b->attempt);
+    bind_connect_release(b);
 }
 
 static int bind_connect_on_gc(lua_State *L)
 {
     struct bind_connect *b = lua_touserdata(L, 1);
-    assert(b->attempt == NULL);
     config_list_free(b->protocols);
     b->protocols = NULL;
     return 0;
@@ -132,12 +141,16 @@ static int bind_connect_run(lua_State *L)
 static void bind_connect_on_done(void *to, const struct connector_result *r, const char *why)
 {
     struct bind_connect *b = to;
-    b->attempt = NULL;
-    if (r == NULL)
-        snprintf(b->why, sizeof b->why, "%s", why);
-    else if (!live_connect(b->vm, r, &b->limits, bind_connect_run, b))
-        snprintf(b->why, sizeof b->why, "the function that was to set up the WebSocket failed");
-    task_wake(b->task);
+    struct task *task = b->task;
+    if (r != NULL && task != NULL) {
+        session_offer_over(b->vm->home, &b->offered);
+        b->offered.deflate = false; /* from here on it is the session's */
+        why = live_connect(b->vm, r, &b->limits, bind_connect_run, b);
+    }
+    snprintf(b->why, sizeof b->why, "%s", why != NULL ? why : "");
+    bind_connect_release(b);
+    if (task != NULL) /* else it could not wait after all */
+        task_wake(task);
 }
 
 /* The userdata is at `context`. */
@@ -158,15 +171,42 @@ static int bind_connect_over(lua_State *L, int status, lua_KContext context)
 static struct bind_connect *bind_connect_new(lua_State *L)
 {
     struct bind_connect *b = lua_newuserdatauv(L, sizeof *b, 1);
-    *b = (struct bind_connect){.vm = vm_of(L), .self = LUA_NOREF, .function = LUA_NOREF};
+    *b = (struct bind_connect){.vm = vm_of(L)};
     luaL_setmetatable(L, BIND_CONNECT_TYPE);
     return b;
+}
+
+/* Begins, with the options at 2, if there are any. False with the reason in `e`. */
+static bool bind_connect_start(lua_State *L, struct bind_connect *b, int self, int function, struct err *e)
+{
+    struct config scratch = *b->vm->config;
+    struct bind_connect_fields *fields = lua_newuserdatauv(L, sizeof *fields, 0);
+    fields->n = 0;
+    lua_pushnil(L);
+    for (; function == 3 && lua_next(L, 2) != 0; lua_pop(L, 1))
+        bind_connect_set(L, b, &scratch, fields);
+    session_limits_init(&b->limits, &scratch);
+    bind_connect_hold(L, b, self, function);
+    b->offered = session_offer(b->vm->home, &b->limits);
+    const struct connector_options o = {
+        .opening = {.url = lua_tostring(L, 1),
+                    .fields = fields->field,
+                    .nfields = fields->n,
+                    .protocols = b->protocols != NULL ? (const char *const *)b->protocols->item : NULL,
+                    .nprotocols = b->protocols != NULL ? b->protocols->n : 0,
+                    .want = &b->offered},
+        .timeout = scratch.connect_timeout,
+    };
+    b->attempt = connector_start(b->vm->home, &o, bind_connect_on_done, b, e);
+    if (b->attempt == NULL)
+        bind_connect_release(b);
+    return b->attempt != NULL;
 }
 
 int bind_connect_call(lua_State *L)
 {
     bind_misuse_check_dot(L, "app.connect");
-    struct worker *w = vm_serving(L, "app.connect");
+    vm_serving(L, "app.connect");
     size_t len;
     const char *url = luaL_checklstring(L, 1, &len);
     luaL_argcheck(L, strlen(url) == len, 1, "the URL has a zero byte");
@@ -175,46 +215,27 @@ int bind_connect_call(lua_State *L)
     if (lua_gettop(L) > function)
         return luaL_error(L, "app.connect: expected (url, [options,] function), got %d arguments",
                           lua_gettop(L));
-    struct config scratch = *vm_of(L)->config;
+    task_check(L, "app.connect");
     struct bind_connect *b = bind_connect_new(L);
     int self = lua_gettop(L);
-    lua_toclose(L, self);
-    struct bind_connect_fields *fields = lua_newuserdatauv(L, sizeof *fields, 0);
-    fields->n = 0;
-    lua_pushnil(L);
-    for (; function == 3 && lua_next(L, 2) != 0; lua_pop(L, 1))
-        bind_connect_set(L, b, &scratch, fields);
-    session_limits_init(&b->limits, &scratch);
-    lua_pushvalue(L, function);
-    b->function = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_pushvalue(L, self);
-    b->self = luaL_ref(L, LUA_REGISTRYINDEX);
-    const struct extensions_terms want = session_offer(w, &b->limits);
-    const struct connector_options o = {
-        .opening = {.url = url,
-                    .fields = fields->field,
-                    .nfields = fields->n,
-                    .protocols = b->protocols != NULL ? (const char *const *)b->protocols->item : NULL,
-                    .nprotocols = b->protocols != NULL ? b->protocols->n : 0,
-                    .want = &want},
-        .timeout = scratch.connect_timeout,
-    };
     struct err e;
-    b->attempt = connector_start(w, &o, bind_connect_on_done, b, &e);
-    if (b->attempt == NULL) {
-        lua_pushnil(L);
-        lua_pushstring(L, e.text);
-        return 2;
+    if (b->vm->drained)
+        err_set(&e, "reloaded");
+    else if (bind_connect_start(L, b, self, function, &e)) {
+        struct task *task = task_here(L, "app.connect"); /* when it raises nobody waits for the attempt */
+        task->give_up = bind_connect_give_up;
+        task->waits_for = b;
+        b->task = task;
+        return task_suspend(L, self, bind_connect_over);
     }
-    b->task = task_here(L, "app.connect"); /* what it raises ends the attempt */
-    return task_suspend(L, self, bind_connect_over);
+    lua_pushnil(L);
+    lua_pushstring(L, e.text);
+    return 2;
 }
 
 void bind_connect_open(lua_State *L)
 {
     luaL_newmetatable(L, BIND_CONNECT_TYPE);
-    lua_pushcfunction(L, bind_connect_on_close);
-    lua_setfield(L, -2, "__close");
     lua_pushcfunction(L, bind_connect_on_gc);
     lua_setfield(L, -2, "__gc");
     lua_pushboolean(L, 0);

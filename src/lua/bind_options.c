@@ -15,7 +15,8 @@ static const char *const bind_options_limits[] = {
     "on_slow",       "ping_interval", "read_ahead",      "send_limit",
 };
 
-void bind_options_set(lua_State *L, struct config *scratch, const struct config_key *key, const char *what)
+void bind_options_set(lua_State *L, struct config *scratch, const struct config_key *key, const char *name,
+                      const char *what)
 {
     struct err e;
     const char *text = lua_isstring(L, -1) ? lua_tostring(L, -1) : NULL;
@@ -24,8 +25,8 @@ void bind_options_set(lua_State *L, struct config *scratch, const struct config_
     else if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) /* false is off */
         text = "0";
     if (text == NULL)
-        luaL_error(L, "%s: %s cannot be a %s", what, key->name, luaL_typename(L, -1));
-    if (config_set(scratch, key, key->name, text, false, &e) < 0)
+        luaL_error(L, "%s: %s cannot be a %s", what, name, luaL_typename(L, -1));
+    if (config_set(scratch, key, name, text, false, &e) < 0)
         luaL_error(L, "%s: %s", what, e.text);
 }
 
@@ -33,7 +34,7 @@ bool bind_options_limit(lua_State *L, struct config *scratch, const char *name, 
 {
     for (size_t i = 0; i < sizeof bind_options_limits / sizeof bind_options_limits[0]; i++)
         if (strcmp(name, bind_options_limits[i]) == 0) {
-            bind_options_set(L, scratch, config_find(name, strlen(name)), what);
+            bind_options_set(L, scratch, config_find(name, strlen(name)), name, what);
             return true;
         }
     return false;
@@ -68,14 +69,14 @@ struct config_list *bind_options_list(lua_State *L, struct config_list **list, c
         bind_options_add(L, *list, what, name, check);
         return *list;
     }
-    lua_Integer n = luaL_len(L, -1);
+    lua_Integer n = (lua_Integer)lua_rawlen(L, -1); /* the script's metamethods could do anything meanwhile */
     lua_pushnil(L);
     if (n > 0)
         lua_pop(L, 1);
     else if (lua_next(L, -2) != 0)
         luaL_error(L, "%s: %s is a list, as in {\"one\", \"two\"}", what, name);
     for (lua_Integer i = 1; i <= n; i++) {
-        lua_geti(L, -1, i);
+        lua_rawgeti(L, -1, i);
         bind_options_add(L, *list, what, name, check);
         lua_pop(L, 1);
     }

@@ -15,8 +15,10 @@
     "close_timeout, compression, compression_min, compression_takeover, idle_timeout, max_frame, "           \
     "max_message, messages_per_second, on_slow, ping_interval, read_ahead, send_limit"
 
-/* Sets the key to the value at the top, in a copy of the configuration, which may share its strings. */
-void bind_options_set(lua_State *L, struct config *scratch, const struct config_key *key, const char *what);
+/* Sets the key to the value at the top, in a copy of the configuration, which may share its strings. `name`
+ * is what the script calls it. */
+void bind_options_set(lua_State *L, struct config *scratch, const struct config_key *key, const char *name,
+                      const char *what);
 
 /* The same for what a single WebSocket may have otherwise than the configuration says; false when `name` is
  * no such thing. */

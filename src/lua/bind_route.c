@@ -143,7 +143,7 @@ static void bind_route_set_http(lua_State *L, struct config *scratch, const char
         if (strcmp(name, "max_body") != 0 && strcmp(name, "request_timeout") != 0)
             luaL_error(L, "%s: unknown option %s; there are max_body, request_timeout", what,
                        luaL_tolstring(L, -2, NULL));
-        bind_options_set(L, scratch, config_find(name, strlen(name)), what);
+        bind_options_set(L, scratch, config_find(name, strlen(name)), name, what);
         lua_pop(L, 1);
     }
 }

@@ -434,8 +434,8 @@ static void dispatch_on_exit(struct worker *w)
     dispatch_run_last_jobs(d);
     gzip_thread_fini();
     ev_timer_stop(w->loop, &d->judge);
+    multi_fini(w); /* whom it tells must still be there */
     dispatch_retire_all(w);
-    multi_fini(w);
     courier_flush(w);
 }
 

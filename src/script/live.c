@@ -213,7 +213,7 @@ static void live_arrived(struct session *s, struct vm *from, const struct live_c
     live_count(from, -1);
     live_count(to, 1);
     s->refused = 0;
-    s->conn->sips = waiting || s->limits->messages_per_second > 0;
+    s->conn->sips = waiting || session_sips(s);
     vm_release_connection(from);
 }
 
@@ -393,24 +393,27 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
         session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
 }
 
-bool live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,
-                  lua_CFunction body, void *arg)
+const char *live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,
+                         lua_CFunction body, void *arg)
 {
+    if (vm->drained) /* nobody would close it */
+        return "reloaded";
     struct session_limits *own = malloc(sizeof *own);
     if (own == NULL)
-        return false;
+        return "out of memory";
     *own = *limits;
     own->owner = vm;
     const struct session_accept how = {.limits = own, .protocol = r->protocol};
     struct session *s = session_open_client(r->conn, head_ref(r->head), &how, &r->terms);
     if (s == NULL) {
         free(own);
-        return false;
+        return "out of memory";
     }
     s->owner_ref = LUA_NOREF;
     vm_hold_connection(vm);
     conn_resume(r->conn, r->rest, r->rest_len);
     struct live_connected connected = {s, arg};
     enum sched_result result = live_run(s, body, &connected);
-    return result == SCHED_OK || result == SCHED_SUSPENDED;
+    bool ran = result == SCHED_OK || result == SCHED_SUSPENDED;
+    return ran ? NULL : "the function that was to set up the WebSocket failed";
 }

@@ -53,10 +53,10 @@ struct live_connected {
     void *arg;
 };
 
-/* A WebSocket that the script has opened: runs `body`, which makes its ws, before anything is received. False
- * when that fails, or memory runs out: the connection is closed then. */
-bool live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,
-                  lua_CFunction body, void *arg);
+/* A WebSocket that the script has opened: runs `body`, which makes its ws, before anything is received. NULL,
+ * or what went wrong: the connection is closed then. */
+const char *live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,
+                         lua_CFunction body, void *arg);
 
 /* What a session takes along to newer code: flat copies (base/value.h) of ws.state and req.context; empty
  * when there is none. */

@@ -60,10 +60,10 @@ static struct task *task_create(struct vm *vm)
     return t;
 }
 
-struct task *task_here(lua_State *L, const char *what)
+void task_check(lua_State *L, const char *what)
 {
-    struct vm *vm = vm_of(L);
-    struct sched *s = &vm->sched;
+    const struct vm *vm = vm_of(L);
+    const struct sched *s = &vm->sched;
     if (vm->loading)
         luaL_error(L, "%s: nothing can wait while the script loads; call it in a handler or in app.spawn",
                    what);
@@ -73,10 +73,17 @@ struct task *task_here(lua_State *L, const char *what)
             "%s: cannot wait here: it is called through a C function such as table.sort or string.gsub, or "
             "while being cancelled",
             what);
+    if (s->running.task == NULL && vm->ntasks >= (uint64_t)vm->config->max_tasks)
+        luaL_error(L, "%s: %d tasks and timers are there already (max_tasks)", what, (int)vm->ntasks);
+}
+
+struct task *task_here(lua_State *L, const char *what)
+{
+    struct vm *vm = vm_of(L);
+    struct sched *s = &vm->sched;
+    task_check(L, what);
     if (s->running.task != NULL)
         return s->running.task;
-    if (vm->ntasks >= (uint64_t)vm->config->max_tasks)
-        luaL_error(L, "%s: %d tasks and timers are there already (max_tasks)", what, (int)vm->ntasks);
     struct task *t = task_create(vm);
     if (t == NULL)
         luaL_error(L, "%s: out of memory", what);
@@ -103,6 +110,7 @@ int task_suspend(lua_State *L, lua_KContext context, lua_KFunction k)
 
 void task_wake(struct task *t)
 {
+    t->give_up = NULL;
     if (!list_empty(&t->job.link))
         return;
     task_stop_waiting(t);
@@ -135,6 +143,8 @@ void task_cancel(struct task *t)
 {
     metrics_add(t->job.vm->metrics, METRIC_TASKS_CANCELLED, 1);
     task_stop_waiting(t);
+    if (t->give_up != NULL)
+        t->give_up(t->waits_for);
     sched_abandon(t);
     task_end(t, SCHED_CANCELLED);
 }

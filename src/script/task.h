@@ -34,19 +34,25 @@ struct task {
     const struct task_owner *kind; /* NULL: the VM's own */
     void *owner;
     struct log_context about;
-    struct list wait; /* in a list of what it waits for */
-    ev_timer timer;   /* or this is running */
+    struct list wait;                 /* in a list of what it waits for */
+    ev_timer timer;                   /* or this is running */
+    void (*give_up)(void *waits_for); /* or this is to be told if it is cancelled meanwhile; may be NULL */
+    void *waits_for;
 };
 
-/* For C functions that suspend the handler that calls them, on their way in: the task that is running.
- * Raises, beginning with `what`, where nothing can wait. */
+/* Raises, beginning with `what`, where nothing can wait. */
+void task_check(lua_State *L, const char *what);
+
+/* For C functions that suspend the handler that calls them, when nothing can go wrong any more: the task that
+ * is running. Raises like task_check, and when memory runs out. */
 struct task *task_here(lua_State *L, const char *what);
 
 /* As the last statement of such a function, when somebody is going to call task_wake: suspends. `k` is its
  * continuation. */
 int task_suspend(lua_State *L, lua_KContext context, lua_KFunction k);
 
-/* Goes on at the end of the loop iteration. Ignored when it is posted already. Anywhere. */
+/* Goes on at the end of the loop iteration; give_up will not be called. Ignored when it is posted already.
+ * Anywhere. */
 void task_wake(struct task *t);
 
 /* Wakes it after that time. Before task_suspend. */

@@ -30,10 +30,11 @@ const uint8_t deflate_tail[DEFLATE_TAIL_LEN] = {0, 0, 0xff, 0xff};
 
 /* ---- memory ---- */
 
-/* zlib's memLevel for a window of its own: tables in proportion to it. */
+/* zlib's memLevel for a window of its own: tables in proportion to it, but not so small that there is a new
+ * block, with its codes, every few hundred bytes. */
 static int deflate_mem_level(unsigned bits)
 {
-    return bits < 9 ? 1 : bits > 14 ? 8 : (int)bits - 7;
+    return bits < 11 ? 4 : bits > 14 ? 8 : (int)bits - 7;
 }
 
 /* As in zlib's zconf.h. */
@@ -56,6 +57,8 @@ static uint64_t deflate_promise(bool out, unsigned out_bits, bool in, unsigned i
 
 uint64_t deflate_cost(const struct extensions_terms *t, bool is_client)
 {
+    if (!t->deflate)
+        return 0;
     return is_client
                ? deflate_promise(t->client_takeover, t->client_bits, t->server_takeover, t->server_bits)
                : deflate_promise(t->server_takeover, t->server_bits, t->client_takeover, t->client_bits);
@@ -123,7 +126,8 @@ void deflate_pool_init(struct deflate_pool *p, struct worker *w)
     *p = (struct deflate_pool){.worker = w};
 }
 
-void deflate_pool_fini(struct deflate_pool *p)
+/* With the last connection that uses it goes what is shared: it counts against compression_limit. */
+static void deflate_clear(struct deflate_pool *p)
 {
     while (p->spare != NULL) {
         struct deflate_inflater *i = p->spare;
@@ -131,12 +135,19 @@ void deflate_pool_fini(struct deflate_pool *p)
         deflate_free_inflater(i);
         deflate_discount(p, deflate_inflater_cost(DEFLATE_MAX_BITS));
     }
+    p->nspare = 0;
     for (unsigned bits = 0; bits <= DEFLATE_MAX_BITS; bits++) {
         if (p->shared[bits] != NULL)
             deflate_discount(p, deflate_compressor_cost(bits, MAX_MEM_LEVEL - 1));
         deflate_free_compressor(p->shared[bits]);
+        p->shared[bits] = NULL;
     }
     buf_fini(&p->scratch);
+}
+
+void deflate_pool_fini(struct deflate_pool *p)
+{
+    deflate_clear(p);
 }
 
 /* ---- a connection's ---- */
@@ -151,6 +162,7 @@ struct deflate *deflate_create(struct deflate_pool *p, const struct extensions_t
     d->out_takeover = is_client ? t->client_takeover : t->server_takeover;
     d->in_takeover = is_client ? t->server_takeover : t->client_takeover;
     deflate_count(p, deflate_promise(d->out_takeover, d->out_bits, d->in_takeover, d->in_bits));
+    p->users++;
     return d;
 }
 
@@ -162,7 +174,6 @@ void deflate_release(struct deflate_pool *p, struct deflate *d)
     d->in = NULL;
     if (p->nspare == DEFLATE_SPARE_MAX) {
         deflate_free_inflater(i);
-        p->ninflaters--;
         deflate_discount(p, deflate_inflater_cost(DEFLATE_MAX_BITS));
         return;
     }
@@ -183,6 +194,8 @@ void deflate_destroy(struct deflate_pool *p, struct deflate **owned)
     deflate_free_compressor(d->out);
     deflate_discount(p, deflate_promise(d->out_takeover, d->out_bits, d->in_takeover, d->in_bits));
     free(d);
+    if (--p->users == 0)
+        deflate_clear(p);
 }
 
 unsigned deflate_bits(const struct deflate *d)
@@ -258,35 +271,32 @@ void deflate_trim(struct deflate_pool *p)
 
 /* ---- receiving ---- */
 
-/* An inflater for one message. The worker's first is always there for what arrives in one piece. */
-static int deflate_lend(struct deflate_pool *p, struct deflate *d)
+/* An inflater for one message. Over the limit not even a spare one is lent for long: whole messages, of which
+ * there is one at a time, could add to them again and again. */
+static int deflate_lend(struct deflate_pool *p, struct deflate *d, bool whole)
 {
     struct deflate_inflater *i = p->spare;
+    uint64_t cost = i == NULL ? deflate_inflater_cost(DEFLATE_MAX_BITS) : 0;
+    if (!whole &&
+        worker_over_limit(p->worker, METRIC_COMPRESSION_BYTES, p->worker->config->compression_limit, cost))
+        return DEFLATE_OVER_LIMIT;
     if (i != NULL) {
         p->spare = i->next;
         p->nspare--;
-    } else {
-        uint64_t cost = deflate_inflater_cost(DEFLATE_MAX_BITS);
-        if (p->ninflaters > 0 && worker_over_limit(p->worker, METRIC_COMPRESSION_BYTES,
-                                                   p->worker->config->compression_limit, cost))
-            return DEFLATE_OVER_LIMIT;
-        i = deflate_make_inflater(d->in_bits);
-        if (i == NULL)
-            return DEFLATE_NO_MEMORY;
-        p->ninflaters++;
-        deflate_count(p, cost);
-    }
+    } else if ((i = deflate_make_inflater(d->in_bits)) == NULL)
+        return DEFLATE_NO_MEMORY;
+    deflate_count(p, cost);
     d->in = i;
     inflateReset2(&i->z, -(int)d->in_bits); /* cannot fail: its state is sound */
     return 0;
 }
 
-int deflate_begin(struct deflate_pool *p, struct deflate *d)
+int deflate_begin(struct deflate_pool *p, struct deflate *d, bool whole)
 {
     if (d->in != NULL)
         return 0;
     if (!d->in_takeover)
-        return deflate_lend(p, d);
+        return deflate_lend(p, d, whole);
     d->in = deflate_make_inflater(d->in_bits);
     return d->in != NULL ? 0 : DEFLATE_NO_MEMORY;
 }
@@ -313,7 +323,9 @@ ssize_t deflate_inflate(struct deflate *d, const uint8_t **data, size_t *len, ui
 bool deflate_end(struct deflate_pool *p, struct deflate *d)
 {
     const z_stream *z = &d->in->z;
-    bool between_blocks = (z->data_type & 128) != 0 || z->total_in == 0; /* none since a last block */
+    /* No bits may be left of the tail's last byte: else it has ended a block that was broken off. Or nothing
+     * has come since a last block. */
+    bool between_blocks = (z->data_type & (128 | 63)) == 128 || z->total_in == 0;
     deflate_release(p, d);
     return between_blocks;
 }

@@ -27,8 +27,9 @@ struct deflate_pool {
     struct worker *worker;
     struct z_stream_s *shared[16];  /* compressors, by the size of their window; NULL until used */
     struct deflate_inflater *spare; /* inflaters that are not lent */
-    unsigned nspare, ninflaters;    /* these, and all */
-    struct buf scratch;             /* what deflate_compress returns */
+    unsigned nspare;
+    unsigned users;     /* connections with a `struct deflate` */
+    struct buf scratch; /* what deflate_compress returns */
 };
 
 void deflate_pool_init(struct deflate_pool *p, struct worker *w);
@@ -41,7 +42,7 @@ enum deflate_room { DEFLATE_ROOM, DEFLATE_ROOM_SHARED, DEFLATE_NO_ROOM };
 enum deflate_room deflate_room(const struct worker *w, uint64_t cost);
 
 /* Bytes that a connection on these terms, whose server or client this is, is promised: zlib's own figures.
- * 0 without context takeover. */
+ * 0 without context takeover, or compression. */
 uint64_t deflate_cost(const struct extensions_terms *t, bool is_client);
 
 /* For a connection on these terms. NULL when memory runs out. */
@@ -73,8 +74,9 @@ unsigned deflate_bits(const struct deflate *d);
 
 enum deflate_fault { DEFLATE_INVALID = -1, DEFLATE_NO_MEMORY = -2, DEFLATE_OVER_LIMIT = -3 };
 
-/* A compressed message begins. 0, DEFLATE_NO_MEMORY, or DEFLATE_OVER_LIMIT: compression_limit is used up. */
-int deflate_begin(struct deflate_pool *p, struct deflate *d);
+/* A compressed message begins. 0, DEFLATE_NO_MEMORY, or DEFLATE_OVER_LIMIT: compression_limit is used up,
+ * which does not hold for one that is here as a `whole` and whose end follows at once. */
+int deflate_begin(struct deflate_pool *p, struct deflate *d, bool whole);
 
 /* Inflates some of *data into out[0 .. room): how many bytes that made, or an enum deflate_fault. Moves *data
  * and *len on. There may be more to come as long as it fills all the room. */

@@ -16,8 +16,15 @@
 
 #define INBOUND_RSV1 4
 
+/* A fault like CLOSECODE_INVALID_DATA, with words of its own. */
+#define INBOUND_BAD_DEFLATE (CLOSECODE_INVALID_DATA | 1u << 16)
+#define INBOUND_CODE        0xffffu
+
 /* Room that is made for what is inflated, at least. */
 #define INBOUND_INFLATE_MIN 1024
+
+/* For what each fragment may add to a compressed message. */
+#define INBOUND_PACKED_MORE 65536
 
 /* What a worker keeps of the memory for messages that are inflated in one go. */
 #define INBOUND_INFLATED_KEEP (1 << 18)
@@ -126,6 +133,13 @@ static unsigned inbound_deliver(struct session *s, bool text, const char *data, 
 
 /* ---- frames ---- */
 
+/* Bytes that a compressed message may have. How long it is inflated is another matter; but blocks that make
+ * nothing would never end, and cost much time. No sensible compressor makes a message longer by half. */
+static uint64_t inbound_packed_limit(const struct session *s)
+{
+    return 2 * s->limits->max_message + INBOUND_PACKED_MORE;
+}
+
 /* Sequence, sizes and bits (RFC 6455, 5.2 to 5.5), before any payload is taken in. */
 static unsigned inbound_on_header(void *to, const struct framer_header *h)
 {
@@ -150,13 +164,11 @@ static unsigned inbound_on_header(void *to, const struct framer_header *h)
     case WSLAY_PONG: return h->fin && h->length <= 125 ? 0 : CLOSECODE_PROTOCOL_ERROR;
     default: return CLOSECODE_PROTOCOL_ERROR;
     }
-    uint64_t have = in_message ? in->body.len : 0;
-    if (h->length > s->limits->max_frame || have > s->limits->max_message)
-        return CLOSECODE_TOO_BIG;
-    if (h->rsv != 0 || (in_message && in->compressed)) /* how long it is will be seen */
-        return 0;
-    /* what it has may be from under older limits */
-    return h->length > s->limits->max_message - have ? CLOSECODE_TOO_BIG : 0;
+    bool compressed = in_message ? in->compressed : h->rsv != 0;
+    uint64_t limit = compressed ? inbound_packed_limit(s) : s->limits->max_message;
+    uint64_t have = !in_message ? 0 : compressed ? in->packed : in->body.len; /* perhaps under older limits */
+    bool too_big = h->length > s->limits->max_frame || have > limit || h->length > limit - have;
+    return too_big ? CLOSECODE_TOO_BIG : 0;
 }
 
 /* Whether `extra` more bytes of input have no room in the process. */
@@ -183,9 +195,9 @@ static unsigned inbound_reserve(struct session *s, size_t len)
 }
 
 /* A compressed message begins. */
-static unsigned inbound_begin_inflating(struct session *s)
+static unsigned inbound_begin_inflating(struct session *s, bool whole)
 {
-    int rc = deflate_begin(&session_layer(s)->deflate, s->deflate);
+    int rc = deflate_begin(&session_layer(s)->deflate, s->deflate, whole);
     if (rc == DEFLATE_OVER_LIMIT)
         metrics_add(session_metrics(s), METRIC_REASSEMBLY_REFUSED, 1);
     return rc == 0 ? 0 : rc == DEFLATE_OVER_LIMIT ? CLOSECODE_TRY_AGAIN_LATER : CLOSECODE_INTERNAL_ERROR;
@@ -216,7 +228,7 @@ static unsigned inbound_inflate_into(struct session *s, struct buf *body, const 
         room = body->cap - body->len < limit + 1 - body->len ? body->cap - body->len : limit + 1 - body->len;
         made = deflate_inflate(s->deflate, &data, &len, (uint8_t *)body->data + body->len, room);
         if (made < 0)
-            return made == DEFLATE_INVALID ? CLOSECODE_INVALID_DATA : CLOSECODE_INTERNAL_ERROR;
+            return made == DEFLATE_INVALID ? INBOUND_BAD_DEFLATE : CLOSECODE_INTERNAL_ERROR;
         body->len += (size_t)made;
     } while ((size_t)made == room);
     return 0;
@@ -230,7 +242,7 @@ static unsigned inbound_inflate(struct session *s, struct buf *body, const uint8
     if (fault == 0 && last)
         fault = inbound_inflate_into(s, body, deflate_tail, DEFLATE_TAIL_LEN);
     if (fault == 0 && last && !deflate_end(&session_layer(s)->deflate, s->deflate))
-        fault = CLOSECODE_INVALID_DATA;
+        fault = INBOUND_BAD_DEFLATE;
     return fault;
 }
 
@@ -250,8 +262,9 @@ static unsigned inbound_begin(struct session *s, const struct framer_header *h)
     in->in_message = true;
     in->text = h->opcode == WSLAY_TEXT_FRAME;
     in->compressed = h->rsv != 0;
+    in->packed = 0;
     memset(&in->utf8, 0, sizeof in->utf8);
-    return in->compressed ? inbound_begin_inflating(s) : 0;
+    return in->compressed ? inbound_begin_inflating(s, false) : 0;
 }
 
 /* The whole message, which `body` has: it is released. */
@@ -280,6 +293,7 @@ static unsigned inbound_gather(struct session *s, const struct framer_header *h,
         return fault;
     size_t before = in->body.len;
     bool whole = last && h->fin;
+    in->packed += len;
     if (in->compressed)
         fault = inbound_inflate(s, &in->body, data, len, whole);
     else if (in->text && !utf8_feed(&in->utf8, data, len)) /* before it costs memory */
@@ -299,7 +313,7 @@ static unsigned inbound_on_packed(struct session *s, bool text, const uint8_t *d
 {
     struct buf *body = &session_layer(s)->inflated;
     body->len = 0;
-    unsigned fault = inbound_begin_inflating(s);
+    unsigned fault = inbound_begin_inflating(s, true);
     if (fault == 0)
         fault = inbound_inflate(s, body, data, len, true);
     if (fault == 0 && text && !utf8_valid(body->data, body->len))
@@ -358,6 +372,7 @@ static const char *inbound_fault_text(unsigned code)
 {
     switch (code) {
     case CLOSECODE_INVALID_DATA: return "invalid UTF-8";
+    case INBOUND_BAD_DEFLATE: return "invalid compressed data";
     case CLOSECODE_TOO_BIG: return "message too big";
     case CLOSECODE_INTERNAL_ERROR: return "out of memory";
     case CLOSECODE_TRY_AGAIN_LATER: return "too much is being received";
@@ -455,7 +470,7 @@ static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
     if (fault != 0) {
         if (fault != CLOSECODE_INTERNAL_ERROR && fault != CLOSECODE_TRY_AGAIN_LATER)
             metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
-        session_fail(s, fault, inbound_fault_text(fault));
+        session_fail(s, fault & INBOUND_CODE, inbound_fault_text(fault));
     }
     return used;
 }

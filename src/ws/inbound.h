@@ -27,6 +27,7 @@ struct inbound_message;
 struct inbound {
     struct buf body;                      /* of the message that is not whole yet */
     struct utf8 utf8;                     /* where the check of that one stands */
+    uint64_t packed;                      /* bytes of it, when it is compressed */
     struct inbound_message *first, *last; /* messages that wait */
     size_t waiting;                       /* bytes, theirs */
     struct buf rest;                      /* read, not looked at */

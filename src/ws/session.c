@@ -528,9 +528,15 @@ struct extensions_terms session_offer(const struct worker *w, const struct sessi
     if (room == DEFLATE_ROOM_SHARED)
         wish = session_wish(w, false);
     wish.deflate = room != DEFLATE_NO_ROOM;
+    metrics_add(w->metrics, METRIC_COMPRESSION_BYTES, deflate_cost(&wish, true));
     if (l->compression && room != DEFLATE_ROOM)
         metrics_add(w->metrics, METRIC_COMPRESSION_REDUCED, 1);
     return wish;
+}
+
+void session_offer_over(const struct worker *w, const struct extensions_terms *offered)
+{
+    metrics_sub(w->metrics, METRIC_COMPRESSION_BYTES, deflate_cost(offered, true));
 }
 
 /* What the client offers, the route wants and compression_limit has room for; false is no compression. */
@@ -611,7 +617,7 @@ static void session_discard(struct session *s)
 /* From now on the connection is the session's. */
 static void session_begin(struct session *s)
 {
-    s->conn->sips = s->limits->messages_per_second > 0;
+    s->conn->sips = session_sips(s);
     if (!s->is_client)
         metrics_add(session_metrics(s), METRIC_WEBSOCKETS, 1);
 }

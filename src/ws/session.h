@@ -137,8 +137,10 @@ struct session *session_open(struct conn *c, struct head *head, const struct ses
 struct session *session_open_client(struct conn *c, struct head *head, const struct session_accept *how,
                                     const struct extensions_terms *terms);
 
-/* What to offer a server, by these limits and what room there is. */
+/* What to offer a server, by these limits and what room there is. The memory it would take counts until
+ * session_offer_over, which is called before session_open_client, or when nothing comes of it. */
 struct extensions_terms session_offer(const struct worker *w, const struct session_limits *l);
+void session_offer_over(const struct worker *w, const struct extensions_terms *offered);
 
 enum session_sent {
     SESSION_SENT,
@@ -215,6 +217,12 @@ static inline struct metrics *session_metrics(const struct session *s)
 struct session_more *session_need_more(struct session *s);
 /* Frees it when nothing of it is in use. */
 void session_tidy(struct session *s);
+
+/* Whether to read little at once: what is read may have to be kept, or takes its time. */
+static inline bool session_sips(const struct session *s)
+{
+    return s->limits->messages_per_second > 0 || s->deflate != NULL;
+}
 
 /* A frame came from the peer: it lives. */
 static inline void session_heard(struct session *s)

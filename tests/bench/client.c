@@ -55,8 +55,8 @@ int client_connect(const struct client_target *target)
         err(CLIENT_FAILED, "cannot connect to %s:%s", target->host, target->port);
     if (dprintf(fd,
                 "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                "Sec-WebSocket-Version: 13\r\n" KEY "\r\n",
-                target->path, target->host, target->port) < 0)
+                "Sec-WebSocket-Version: 13\r\n" KEY "%s\r\n",
+                target->path, target->host, target->port, target->fields != NULL ? target->fields : "") < 0)
         err(CLIENT_FAILED, "cannot send the handshake");
     char text[8192];
     size_t len = 0; /* byte by byte, so that frames which follow at once stay in the socket */

@@ -19,6 +19,7 @@ enum { FINAL = 0x80, RESERVED = 0x70, OPCODE = 0x0f, MASKED = 0x80, LENGTH = 0x7
 struct client_target {
     char host[256], port[8], path[1024];
     struct addrinfo *address;
+    const char *fields; /* more header lines of the request, each with its CR LF; or NULL */
 };
 
 /* A moment, and the CPU time used until then by this process and by the server, in microseconds. */

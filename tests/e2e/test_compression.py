@@ -444,6 +444,42 @@ def gibibyte():
     return mib * 1024 + b"\0"
 
 
+def empty_blocks(n):
+    """Blocks with codes of their own, and nothing in them: n bytes or a little less of the dearest that makes nothing."""
+    bits = []
+
+    def put(value, count):
+        bits.extend(value >> i & 1 for i in range(count))
+
+    for _ in range(2):  # which are whole bytes together (RFC 1951, 3.2.7)
+        for value, count in ((0, 1), (2, 2), (0, 5), (0, 5), (14, 4)):
+            put(value, count)
+        for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
+            put(1 if symbol == 18 else 2 if symbol in (0, 1) else 0, 3)
+        for value, count in ((0, 1), (127, 7), (0, 1), (107, 7), (3, 2), (1, 2), (0, 1)):
+            put(value, count)
+    block = bytes(sum(bits[i + k] << k for k in range(8)) for i in range(0, len(bits), 8))
+    assert zlib.decompressobj(-15).decompress(block * 3) == b""
+    return block * (n // len(block))
+
+
+def test_a_compressed_message_that_makes_nothing_ends_too(serve):
+    server = serve(ECHO, compression="true", max_message="10k")
+    limit = 2 * 10240 + 65536
+    for sizes in ([limit // 2], [limit // 2, limit // 2 + 1]):
+        with Peer(server) as peer:
+            for i, size in enumerate(sizes):
+                piece = empty_blocks(limit)[:size]
+                peer.raw.send(frame(CONT if i else TEXT, piece, rsv=0 if i else 4, fin=False) + frame(PING, b"x"))
+                if sum(sizes[:i + 1]) <= limit:
+                    assert peer.frame() == (PONG, b"x", False)
+            if sum(sizes) > limit:
+                assert peer.expect_close(1009) == "message too big"
+    with Peer(server) as peer:  # no matter how long it says it will be
+        peer.raw.send(frame(TEXT, b"", rsv=4, length=1 << 40, size=64))
+        assert peer.expect_close(1009) == "message too big"
+
+
 @not_under_tsan
 @pytest.mark.parametrize("how", ["whole", "fragments"])
 def test_a_bomb_is_cut_at_max_message_before_it_costs_memory(serve, measured, how):  # noqa: F811

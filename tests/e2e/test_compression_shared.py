@@ -377,8 +377,10 @@ def test_a_message_for_which_there_is_no_inflater_is_1013(serve):
     server = serve(ECHO, compression_limit="1m", compression_takeover="false", **ALL)
     peers = [Peer(server) for _ in range((1 << 20) // INFLATER + 1)]
     text = prose(3000)
-    rest = [begin_message(peer, text) for peer in peers[:-1]]
-    peers[-1].send(text)
+    with Peer(server) as whole:
+        rest = [begin_message(peer, text) for peer in peers[:-1]]
+        assert whole.ask(text) == text  # what needs one only for a moment always has one
+    peers[-1].raw.send(frame(TEXT, peers[-1].pack(text)[:20], rsv=4, fin=False))
     assert peers[-1].expect_close(1013) == "too much is being received"
     assert server.metrics()[REFUSED] == 1
     for peer, half in zip(peers, rest):  # the others go on, and what one gives back the next may have

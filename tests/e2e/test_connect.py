@@ -361,7 +361,7 @@ def test_compression_is_offered_only_when_it_is_on(serve, upstream):
     ("URL, {'x'}, print", "app.connect: every option has a name, as in {timeout = 5}"),
     ("URL, {timeout = 'soon'}, print", "app.connect: "),
     ("URL, {timeout = 0}, print", "app.connect: "),
-    ("URL, {timeout = {}}, print", "app.connect: connect_timeout cannot be a table"),
+    ("URL, {timeout = {}}, print", "app.connect: timeout cannot be a table"),
     ("URL, {max_message = true}, print", "app.connect: max_message cannot be a boolean"),
     ("URL, {on_slow = 'wait'}, print", "app.connect: "),
     ("URL, {headers = 'X: y'}, print", "app.connect: headers is a string, not a table"),

@@ -74,7 +74,7 @@ static void ours(struct deflate *d, const uint8_t *data, size_t len, size_t piec
 {
     r->refused = r->too_big = false;
     r->len = 0;
-    CHECK(deflate_begin(&pool, d) == 0);
+    CHECK(deflate_begin(&pool, d, false) == 0);
     for (size_t at = 0; at < len && !r->refused && !r->too_big; at += piece)
         ours_piece(d, data + at, len - at < piece ? len - at : piece, room, r);
     if (!r->refused && !r->too_big)
