@@ -707,7 +707,7 @@ def test_after_a_reload_every_stops_and_what_else_the_old_code_began_ends_by_its
     with server.raw("/x") as client:
         client.send_frame(TEXT, "a")
         server.wait_log("old every")
-        assert server.reload(RUN + "app.every(0.001, function() log.info('new every') end)")
+        assert server.reload(RUN + "app.websocket('/x', print) app.every(0.001, function() log.info('new every') end)")
         server.wait_log("new every")
         mark = server.mark()
         server.wait_log("(new every.*\n.*){5}", mark)
