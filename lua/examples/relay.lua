@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: MIT
--- Connects each visitor of ws://127.0.0.1:8080/relay to another WebSocket server; passes on what either says.
+-- Connects each visitor of ws://127.0.0.1:8080/relay to another WebSocket server; passes on what either
+-- says. A reload ends every pair: the other end stays with the code that opened it.
 
 local upstream = "ws://127.0.0.1:9000/" -- never one that a visitor chooses
 
@@ -20,8 +21,8 @@ local function pipe(from, to)
 end
 
 app.websocket("relay", function(visitor)
-  if visitor.migrated then -- a reload: the other connection stays with the old code, which closes both
-    app.close(visitor.state.server, 1012)
+  if visitor.migrated then -- a reload: the old code, which has the other end, closes both
+    if not (visitor.state.server and app.close(visitor.state.server, 1012)) then visitor:close(1012) end
     return
   end
   -- What the visitor says meanwhile waits; when it leaves, the attempt is given up.

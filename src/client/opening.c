@@ -104,7 +104,7 @@ static int take_url(struct opening *o, const char *url, struct err *e)
     struct buf text = BUF_INIT;
     const char *rest = skip_scheme(url, &o->tls);
     if (rest == NULL)
-        return err_set(e, "bad URL: it must begin with ws:// or wss://: %s", quote(quoted, url, strlen(url)));
+        return err_set(e, "bad URL \"%s\": it must begin with ws://", quote(quoted, url, strlen(url)));
     if (strchr(url, '#') != NULL) /* RFC 6455, 3 */
         return refuse_url(e, "a WebSocket's has no fragment ('#')");
     if (strchr(url, ' ') != NULL)

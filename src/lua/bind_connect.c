@@ -77,10 +77,7 @@ static void bind_connect_set(lua_State *L, struct bind_connect *b, struct config
     else if (strcmp(name, "headers") == 0)
         bind_connect_set_headers(L, f);
     else
-        luaL_error(L,
-                   "app.connect: unknown option %s; there are " BIND_OPTIONS_LIMITS
-                   ", headers, protocols, timeout",
-                   name);
+        bind_options_raise_unknown(L, "app.connect", name, "headers, protocols, timeout");
 }
 
 /* ---- the attempt ---- */
@@ -208,7 +205,8 @@ int bind_connect_call(lua_State *L)
     bind_misuse_check_dot(L, "app.connect");
     vm_serving(L, "app.connect");
     size_t len;
-    const char *url = luaL_checklstring(L, 1, &len);
+    luaL_checktype(L, 1, LUA_TSTRING);
+    const char *url = lua_tolstring(L, 1, &len);
     luaL_argcheck(L, strlen(url) == len, 1, "the URL has a zero byte");
     int function = lua_istable(L, 2) ? 3 : 2;
     luaL_checktype(L, function, LUA_TFUNCTION);

@@ -40,6 +40,21 @@ bool bind_options_limit(lua_State *L, struct config *scratch, const char *name, 
     return false;
 }
 
+int bind_options_raise_unknown(lua_State *L, const char *what, const char *name, const char *others)
+{
+    luaL_Buffer b;
+    if (config_find(name, strlen(name)) != NULL)
+        return luaL_error(L, "%s: %s cannot be set here; it is an option of the configuration", what, name);
+    luaL_buffinit(L, &b);
+    for (size_t i = 0; i < sizeof bind_options_limits / sizeof bind_options_limits[0]; i++) {
+        luaL_addstring(&b, bind_options_limits[i]);
+        luaL_addstring(&b, ", ");
+    }
+    luaL_addstring(&b, others);
+    luaL_pushresult(&b);
+    return luaL_error(L, "%s: unknown option %s; there are %s", what, name, lua_tostring(L, -1));
+}
+
 int bind_options_check_protocol(const char *item, size_t len, struct err *e)
 {
     return head_is_token(item, len) ? 0 : err_set(e, "not a name that a protocol can have");

@@ -10,11 +10,6 @@
 
 #include "base/config.h"
 
-/* What bind_options_limit knows, for messages. */
-#define BIND_OPTIONS_LIMITS                                                                                  \
-    "close_timeout, compression, compression_min, compression_takeover, idle_timeout, max_frame, "           \
-    "max_message, messages_per_second, on_slow, ping_interval, read_ahead, send_limit"
-
 /* Sets the key to the value at the top, in a copy of the configuration, which may share its strings. `name`
  * is what the script calls it. */
 void bind_options_set(lua_State *L, struct config *scratch, const struct config_key *key, const char *name,
@@ -23,6 +18,9 @@ void bind_options_set(lua_State *L, struct config *scratch, const struct config_
 /* The same for what a single WebSocket may have otherwise than the configuration says; false when `name` is
  * no such thing. */
 bool bind_options_limit(lua_State *L, struct config *scratch, const char *name, const char *what);
+
+/* Raises: there is no such option; `others` ("protocols") are there besides those of bind_options_limit. */
+int bind_options_raise_unknown(lua_State *L, const char *what, const char *name, const char *others);
 
 /* Whether one element of a list will do; else -1 with `e`. */
 typedef int bind_options_check(const char *item, size_t len, struct err *e);

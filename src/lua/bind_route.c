@@ -44,10 +44,7 @@ static void bind_route_set(lua_State *L, struct vm_route *route, struct config *
         lua_pushvalue(L, -1);
         route->should_upgrade = luaL_ref(L, LUA_REGISTRYINDEX);
     } else
-        luaL_error(L,
-                   "app.websocket: unknown option %s; there are " BIND_OPTIONS_LIMITS
-                   ", origins, protocols, should_upgrade",
-                   name);
+        bind_options_raise_unknown(L, "app.websocket", name, "origins, protocols, should_upgrade");
 }
 
 /* ---- paths and groups ---- */

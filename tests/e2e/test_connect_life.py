@@ -649,7 +649,7 @@ def test_the_relay_example_lets_its_visitors_come_again_at_a_reload(serve):
 
 def test_the_loop_that_connects_again(serve, upstream):
     page = (ROOT / "lua/connect.md").read_text(encoding="utf-8")
-    loop, = (code for code in re.findall(r"```lua\n(.*?)```", page, re.S) if "while true" in code)
+    loop, = (code for code in re.findall(r"```lua\n(.*?)```", page, re.S) if "while app.shared" in code)
     loop = loop.replace("ws://127.0.0.1:9000/prices", upstream.url).replace("app.sleep(", "app.sleep(0.01 * ")
     server = serve(DIAL + loop)
     with server.raw("/run") as client:
@@ -662,4 +662,13 @@ def test_the_loop_that_connects_again(serve, upstream):
             peer.send_frame(CLOSE, close_payload(3000))
             peer.close()
             server.wait_log("prices: closed with 3000")
-        upstream.open()
+        old = upstream.open()
+        assert server.reload(DIAL + loop)  # the new code has one of its own, and closes the old one's
+        new = upstream.open()
+        assert old.frame()[:2] == (CLOSE, close_payload(1012))
+        old.send_frame(CLOSE, close_payload(1012))
+        old.close()
+        server.wait_log("prices: closed with 1012")
+        server.wait_metric(CLIENTS, 1)
+        new.send_frame(TEXT, "three")
+        assert client.text() == "three"

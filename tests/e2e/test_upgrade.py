@@ -735,11 +735,17 @@ KNOWN = ["close_timeout", "idle_timeout", "max_frame", "max_message", "messages_
          "ping_interval", "protocols", "read_ahead", "send_limit", "should_upgrade"]
 
 
-@pytest.mark.parametrize("option", ["max_mesage = 5", "listen = 'x'", "Origins = '*'", "queue_limit = 5"])
+@pytest.mark.parametrize("option", ["max_mesage = 5", "Origins = '*'"])
 def test_an_unknown_option_does_not_load_and_the_known_ones_are_listed(tmp_path, option):
     text = refusal(f"app.websocket('/fine', {{}}, print)\n\napp.websocket('/x', {{{option}}}, print)", tmp_path)
     assert f"main.lua:3: app.websocket: unknown option {option.split()[0]}" in text
     assert all(name in text for name in KNOWN)
+
+
+@pytest.mark.parametrize("option", ["listen = 'x'", "queue_limit = 5", "compression_window = 9"])
+def test_an_option_of_the_whole_server_does_not_load_and_is_called_so(tmp_path, option):
+    text = refusal(f"app.websocket('/x', {{{option}}}, print)", tmp_path)
+    assert f"app.websocket: {option.split()[0]} cannot be set here; it is an option of the configuration" in text
 
 
 WRONG = {
