@@ -3,6 +3,7 @@
 RFC 7692 forbids. It is the client of a Tidewire that serves, and the server of one that connects."""
 import base64
 import errno
+import functools
 import hashlib
 import http.client
 import json
@@ -93,12 +94,18 @@ class Head:
         return int(status)
 
 
+def leave_no_trace(sock):
+    """A reset when it is closed: the long form makes more connections than there are ports to wait in TIME_WAIT."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class Peer:
     """One connection. `role` is what Tidewire is in it: "server" or "client"."""
 
     def __init__(self, sock, role, server):
         sock.settimeout(PATIENCE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        leave_no_trace(sock)
         self.sock, self.role, self.server = sock, role, server
         self.buffer = bytearray()
         self.codec = None  # once permessage-deflate is agreed to
@@ -327,19 +334,27 @@ def open_to_server(server, path="/echo", offer=None, **headers):
 
 # ---- Tidewire connects ----
 
+@functools.cache
+def the_listener():
+    """One for all: a port of their own for each connection would be in TIME_WAIT after it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(PATIENCE)
+    return listener
+
+
 class Call:
     """A Tidewire that has been told to connect to us; its request has been read, and waits for an answer."""
 
     def __init__(self, server, path="/", **opts):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(PATIENCE)
-            self.port = listener.getsockname()[1]
-            self.control = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-            self.control.request("POST", "/connect", json.dumps(
-                {"url": f"ws://127.0.0.1:{self.port}{path}", "opts": opts}))
-            ready, _, _ = select.select([listener, self.control.sock], [], [], PATIENCE)
-            assert listener in ready, f"it did not connect: {ready and self.outcome()}"
-            self.peer = Peer(listener.accept()[0], "client", server)
+        listener = the_listener()
+        self.port = listener.getsockname()[1]
+        self.control = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        self.control.request("POST", "/connect", json.dumps(
+            {"url": f"ws://127.0.0.1:{self.port}{path}", "opts": opts}))
+        leave_no_trace(self.control.sock)
+        ready, _, _ = select.select([listener, self.control.sock], [], [], PATIENCE)
+        assert listener in ready, f"it did not connect: {ready and self.outcome()}"
+        self.peer = Peer(listener.accept()[0], "client", server)
         self.request = self.peer.head()
 
     def __enter__(self):
