@@ -34,29 +34,48 @@ enum bind_ws_slot {
 enum bind_ws_more { BIND_WS_PING = BIND_WS_STATE + 1, BIND_WS_PONG, BIND_WS_DRAIN };
 
 struct bind_ws {
-    struct session *session; /* NULL once the connection is gone */
-    uint64_t gone;           /* then: its id << 16 | its close code */
-    bool migrated;           /* it has come from older code */
-    bool left;               /* it has gone to newer code: `session` is looked up anew for each call */
+    union {
+        struct session *session;
+        uint64_t gone; /* when it is not ALIVE: its id << 16 | its close code */
+    };
+    uint32_t magic; /* BIND_WS_MAGIC: tells the box from other userdata, faster than a metatable */
+    uint8_t life;   /* enum bind_ws_life */
+    bool migrated;  /* it has come from older code */
 };
 
-static uint64_t bind_ws_id(const struct bind_ws *box)
-{
-    return box->session != NULL ? box->session->conn->id : box->gone >> 16;
-}
+#define BIND_WS_MAGIC 0x7ade5b0cu
+
+enum bind_ws_life {
+    BIND_WS_ALIVE,
+    BIND_WS_GONE, /* the connection is over */
+    BIND_WS_LEFT, /* it has gone to newer code: the session is looked up anew for each call */
+};
 
 static struct bind_ws *bind_ws_check(lua_State *L)
 {
-    struct bind_ws *box = bind_misuse_check_self(L, BIND_WS_TYPE, "a WebSocket", "ws:send(...)");
-    if (box->left)
-        box->session = session_find(vm_of(L)->home, box->gone >> 16);
+    struct bind_ws *box = lua_type(L, 1) == LUA_TUSERDATA ? lua_touserdata(L, 1) : NULL;
+    if (box == NULL || lua_rawlen(L, 1) != sizeof *box || box->magic != BIND_WS_MAGIC)
+        box = bind_misuse_check_self(L, BIND_WS_TYPE, "a WebSocket", "ws:send(...)"); /* raises */
     return box;
+}
+
+/* Its session; NULL when that is gone. */
+static struct session *bind_ws_of(lua_State *L, const struct bind_ws *box)
+{
+    if (box->life == BIND_WS_ALIVE)
+        return box->session;
+    return box->life == BIND_WS_LEFT ? session_find(vm_of(L)->home, box->gone >> 16) : NULL;
+}
+
+static uint64_t bind_ws_id(const struct bind_ws *box)
+{
+    return box->life == BIND_WS_ALIVE ? box->session->conn->id : box->gone >> 16;
 }
 
 /* For what would set a handler. */
 static void bind_ws_check_handlers(lua_State *L)
 {
-    if (bind_ws_check(L)->left)
+    if (bind_ws_check(L)->life == BIND_WS_LEFT)
         luaL_error(L,
                    "this connection has moved to newer code, whose own handlers it calls; on the ws of this "
                    "code, of generation %d, only sending and closing still work",
@@ -65,7 +84,7 @@ static void bind_ws_check_handlers(lua_State *L)
 
 struct session *bind_ws_session(lua_State *L)
 {
-    return bind_ws_check(L)->session;
+    return bind_ws_of(L, bind_ws_check(L));
 }
 
 static int bind_ws_fail(lua_State *L, const char *why)
@@ -192,9 +211,9 @@ static int bind_ws_send_control(lua_State *L, bool ping)
     if (len > 125)
         return luaL_error(L, "ws:%s: the payload has %d bytes; a control frame takes at most 125",
                           ping ? "ping" : "pong", (int)len);
-    if (box->session == NULL)
+    if (bind_ws_of(L, box) == NULL)
         return bind_ws_fail(L, "closed");
-    return bind_ws_result(L, session_send_control(box->session, ping, payload, len));
+    return bind_ws_result(L, session_send_control(bind_ws_of(L, box), ping, payload, len));
 }
 
 /* ws:ping([payload]) */
@@ -213,7 +232,7 @@ static int bind_ws_pong(lua_State *L)
 static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, const struct bind_message *m,
                              const char *what)
 {
-    struct session *s = box->session;
+    struct session *s = bind_ws_of(L, box);
     struct session_done *done = bind_done_take(L, 3, what);
     if (!bind_message_is_valid(m)) {
         if (done != NULL)
@@ -282,7 +301,7 @@ static void bind_ws_find_done(lua_State *L)
 static int bind_ws_close(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
-    struct session *s = box->session;
+    struct session *s = bind_ws_of(L, box);
     const char *reason;
     size_t len;
     bind_ws_find_done(L);
@@ -304,10 +323,10 @@ static int bind_ws_close(lua_State *L)
 /* The request and the state are made when first asked for: most scripts never do. */
 static void bind_ws_push_request(lua_State *L, const struct bind_ws *box)
 {
-    if (bind_ws_get_more(L, 1, BIND_WS_REQUEST) != LUA_TNIL || box->session == NULL ||
-        box->session->is_client)
+    if (bind_ws_get_more(L, 1, BIND_WS_REQUEST) != LUA_TNIL || bind_ws_of(L, box) == NULL ||
+        bind_ws_of(L, box)->is_client)
         return;
-    bind_req_push(L, box->session->head);
+    bind_req_push(L, bind_ws_of(L, box)->head);
     lua_pushvalue(L, -1);
     bind_ws_set_more(L, BIND_WS_REQUEST);
 }
@@ -360,7 +379,7 @@ static void bind_ws_push_own_state(lua_State *L)
 static void bind_ws_push_state(lua_State *L, const struct bind_ws *box)
 {
     bind_ws_push_own_state(L);
-    if (box->left)
+    if (box->life == BIND_WS_LEFT)
         bind_ws_seal_state(L);
 }
 
@@ -371,13 +390,13 @@ static void bind_ws_push_id(lua_State *L, const struct bind_ws *box)
 
 static void bind_ws_push_is_closed(lua_State *L, const struct bind_ws *box)
 {
-    lua_pushboolean(L, box->session == NULL || !session_is_open(box->session));
+    lua_pushboolean(L, bind_ws_of(L, box) == NULL || !session_is_open(bind_ws_of(L, box)));
 }
 
 static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
 {
-    const struct session *s = box->session;
-    if (s == NULL && box->left) /* nobody has told */
+    const struct session *s = bind_ws_of(L, box);
+    if (s == NULL && box->life == BIND_WS_LEFT) /* nobody has told */
         lua_pushnil(L);
     else if (s == NULL)
         lua_pushinteger(L, (lua_Integer)(box->gone & 0xffff));
@@ -389,29 +408,29 @@ static void bind_ws_push_close_code(lua_State *L, const struct bind_ws *box)
 
 static void bind_ws_push_buffered(lua_State *L, const struct bind_ws *box)
 {
-    lua_pushinteger(L, box->session != NULL ? (lua_Integer)session_buffered(box->session) : 0);
+    lua_pushinteger(L, bind_ws_of(L, box) != NULL ? (lua_Integer)session_buffered(bind_ws_of(L, box)) : 0);
 }
 
 static void bind_ws_push_params(lua_State *L, const struct bind_ws *box)
 {
-    const struct session *s = box->session;
+    const struct session *s = bind_ws_of(L, box);
     s != NULL && !s->is_client ? bind_req_push_params(L, s->head) : lua_pushnil(L);
 }
 
 static void bind_ws_push_remote_address(lua_State *L, const struct bind_ws *box)
 {
-    box->session != NULL ? bind_req_push_remote(L, box->session->head) : lua_pushnil(L);
+    bind_ws_of(L, box) != NULL ? bind_req_push_remote(L, bind_ws_of(L, box)->head) : lua_pushnil(L);
 }
 
 static void bind_ws_push_ping_interval(lua_State *L, const struct bind_ws *box)
 {
-    const struct session *s = box->session;
+    const struct session *s = bind_ws_of(L, box);
     s != NULL && s->ping_ms > 0 ? lua_pushnumber(L, s->ping_ms / 1000.0) : lua_pushnil(L);
 }
 
 static void bind_ws_push_protocol(lua_State *L, const struct bind_ws *box)
 {
-    const struct session *s = box->session;
+    const struct session *s = bind_ws_of(L, box);
     size_t len;
     const char *name =
         s != NULL && s->protocol > 0 ? subprotocol_offer(s->head, s->protocol - 1u, &len) : NULL;
@@ -481,15 +500,16 @@ static int bind_ws_newindex(lua_State *L)
         return luaL_error(L,
                           "ws.ping_interval: %s is not a number of seconds from 0.1 to 1e6, nor nil for off",
                           luaL_tolstring(L, 3, NULL));
-    if (box->session != NULL)
-        session_set_ping_interval(box->session, seconds);
+    if (bind_ws_of(L, box) != NULL)
+        session_set_ping_interval(bind_ws_of(L, box), seconds);
     return 0;
 }
 
 static int bind_ws_tostring(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
-    lua_pushfstring(L, "ws %I%s", (lua_Integer)bind_ws_id(box), box->session == NULL ? " (closed)" : "");
+    lua_pushfstring(L, "ws %I%s", (lua_Integer)bind_ws_id(box),
+                    bind_ws_of(L, box) == NULL ? " (closed)" : "");
     return 1;
 }
 
@@ -550,7 +570,7 @@ static void bind_ws_keep_request(lua_State *L, int *request)
 void bind_ws_push_new(lua_State *L, struct session *s, bool migrated)
 {
     struct bind_ws *box = lua_newuserdatauv(L, sizeof *box, BIND_WS_SLOTS);
-    *box = (struct bind_ws){.session = s, .migrated = migrated};
+    *box = (struct bind_ws){.session = s, .migrated = migrated, .magic = BIND_WS_MAGIC};
     luaL_setmetatable(L, BIND_WS_TYPE);
     lua_pushvalue(L, -1);
     s->owner_ref = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -558,7 +578,7 @@ void bind_ws_push_new(lua_State *L, struct session *s, bool migrated)
 
 int bind_ws_call_route(lua_State *L, int handler)
 {
-    const struct session *s = bind_ws_check(L)->session;
+    const struct session *s = bind_ws_of(L, bind_ws_check(L));
     lua_settop(L, 1);
     lua_rawgeti(L, LUA_REGISTRYINDEX, handler);
     bool wants_request = bind_ws_wants_request(L);
@@ -666,7 +686,7 @@ void bind_ws_forget(lua_State *L, struct session *s)
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->owner_ref);
     struct bind_ws *box = lua_touserdata(L, -1);
     box->gone = s->conn->id << 16 | s->close_code;
-    box->session = NULL;
+    box->life = BIND_WS_GONE;
     lua_pop(L, 1);
     luaL_unref(L, LUA_REGISTRYINDEX, s->owner_ref);
     s->owner_ref = LUA_NOREF;
@@ -677,8 +697,7 @@ void bind_ws_leave(lua_State *L, int ref, uint64_t id)
     lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
     struct bind_ws *box = lua_touserdata(L, -1);
     box->gone = id << 16;
-    box->session = NULL;
-    box->left = true;
+    box->life = BIND_WS_LEFT;
     lua_pop(L, 1);
     luaL_unref(L, LUA_REGISTRYINDEX, ref);
 }

@@ -466,7 +466,16 @@ static bool inbound_deliver_waiting(struct session *s, struct inbound_turn *turn
 static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
 {
     size_t used = 0;
-    unsigned fault = framer_read(session_framers(s), &s->rx, data, len, &used, &inbound_events, s);
+    struct framer *rx = s->more != NULL ? s->more->rx : NULL;
+    if (rx != NULL)
+        s->more->rx = NULL;
+    unsigned fault = framer_read(session_framers(s), &rx, data, len, &used, &inbound_events, s);
+    if (rx != NULL && session_need_more(s) != NULL)
+        s->more->rx = rx;
+    else if (rx != NULL) {
+        framer_abandon(session_framers(s), &rx);
+        fault = CLOSECODE_INTERNAL_ERROR;
+    }
     if (fault != 0) {
         if (fault != CLOSECODE_INTERNAL_ERROR && fault != CLOSECODE_TRY_AGAIN_LATER)
             metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
@@ -569,11 +578,11 @@ void inbound_on_timeout(struct session *s)
 
 void inbound_drop(struct session *s)
 {
-    framer_abandon(session_framers(s), &s->rx);
     if (s->deflate != NULL)
         deflate_release(&session_layer(s)->deflate, s->deflate);
     if (s->more == NULL)
         return;
+    framer_abandon(session_framers(s), &s->more->rx);
     struct inbound *in = &s->more->in;
     struct buf rest;
     while (in->first != NULL)

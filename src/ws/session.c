@@ -43,8 +43,8 @@ struct session_more *session_need_more(struct session *s)
 void session_tidy(struct session *s)
 {
     struct session_more *more = s->more;
-    if (inbound_is_idle(&more->in) && list_empty(&more->tasks) && list_empty(&more->dones) &&
-        more->arrival == NULL && more->close_reason == NULL) {
+    if (inbound_is_idle(&more->in) && more->rx == NULL && list_empty(&more->tasks) &&
+        list_empty(&more->dones) && more->arrival == NULL && more->close_reason == NULL) {
         free(more);
         s->more = NULL;
     }

@@ -76,6 +76,7 @@ struct session_done {
 /* What most WebSockets do not need most of the time. */
 struct session_more {
     struct inbound in;
+    struct framer *rx;  /* while inside a frame */
     struct list tasks;  /* the handler's own: what it has suspended */
     struct list dones;  /* in the order of sending */
     uint64_t taken;     /* bytes that the kernel took since the first of them was added */
@@ -87,7 +88,6 @@ struct session_more {
 struct session {
     struct conn *conn;
     struct head *head;                   /* owned */
-    struct framer *rx;                   /* while inside a frame */
     struct session_more *more;           /* while it is needed */
     const struct session_limits *limits; /* borrowed until on_close */
     struct subscriber *subscriber;       /* of topics; NULL: of none */
