@@ -663,6 +663,7 @@ def test_the_loop_that_connects_again(serve, upstream):
             peer.close()
             server.wait_log("prices: closed with 3000")
         old = upstream.open()
+        server.wait_metric(OPENED, 3)
         assert server.reload(DIAL + loop)  # the new code has one of its own, and closes the old one's
         new = upstream.open()
         assert old.frame()[:2] == (CLOSE, close_payload(1012))

@@ -287,9 +287,10 @@ def test_signals_while_a_load_runs_make_one_more_load(serve, tmp_path):
 def test_the_last_state_of_a_burst_wins(serve):
     server = serve(version("v0"))
     for i in range(1, 41):
-        server.script.write_text(version(f"v{i}", f"log.info('reads v{i}.')" if i == 40 else ""), encoding="utf-8")
+        more = "app.on_start(function() log.info('v40 serves') end)" if i == 40 else ""
+        server.script.write_text(version(f"v{i}", more), encoding="utf-8")
         server.send_signal(signal.SIGHUP)
-    server.wait_log(r"reads v40\.(.*\n)*.*serves new connections")
+    server.wait_log("v40 serves")
     settled(server)
     client = server.raw("/x")
     assert client.text().startswith("v40 ")
