@@ -126,8 +126,7 @@ void deflate_pool_init(struct deflate_pool *p, struct worker *w)
     *p = (struct deflate_pool){.worker = w};
 }
 
-/* With the last connection that uses it goes what is shared: it counts against compression_limit. */
-static void deflate_clear(struct deflate_pool *p)
+void deflate_pool_fini(struct deflate_pool *p)
 {
     while (p->spare != NULL) {
         struct deflate_inflater *i = p->spare;
@@ -143,11 +142,6 @@ static void deflate_clear(struct deflate_pool *p)
         p->shared[bits] = NULL;
     }
     buf_fini(&p->scratch);
-}
-
-void deflate_pool_fini(struct deflate_pool *p)
-{
-    deflate_clear(p);
 }
 
 /* ---- a connection's ---- */
@@ -194,8 +188,8 @@ void deflate_destroy(struct deflate_pool *p, struct deflate **owned)
     deflate_free_compressor(d->out);
     deflate_discount(p, deflate_promise(d->out_takeover, d->out_bits, d->in_takeover, d->in_bits));
     free(d);
-    if (--p->users == 0)
-        deflate_clear(p);
+    if (--p->users == 0) /* what is shared counts against compression_limit */
+        deflate_pool_fini(p);
 }
 
 unsigned deflate_bits(const struct deflate *d)

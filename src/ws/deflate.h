@@ -33,7 +33,7 @@ struct deflate_pool {
 };
 
 void deflate_pool_init(struct deflate_pool *p, struct worker *w);
-/* When no connection has a `struct deflate` any more. */
+/* When no connection has a `struct deflate` any more: frees all there is. It can be used again. */
 void deflate_pool_fini(struct deflate_pool *p);
 
 /* What is left of `want` under compression_limit: beyond half of it no context takeover, beyond all of it
