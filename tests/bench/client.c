@@ -7,9 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define SECOND    UINT64_C(1000000000)
 #define CONNECT_S 10 /* for each step of a handshake */
 
 /* The example of RFC 6455, 1.3: with another key each time the server would do the same work. */
@@ -31,6 +33,27 @@ uint64_t client_clock_ns(clockid_t clock)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+uint64_t client_due_ns(uint64_t start_ns, uint64_t i, double rate)
+{
+    return start_ns + (uint64_t)((double)i * 1e9 / rate);
+}
+
+int client_wait(int epoll, struct epoll_event *events, int room, uint64_t until_ns)
+{
+    uint64_t now_ns = client_clock_ns(CLOCK_MONOTONIC), left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    struct timespec left = {.tv_sec = (time_t)(left_ns / SECOND), .tv_nsec = (long)(left_ns % SECOND)};
+    return epoll_pwait2(epoll, events, room, &left, NULL);
+}
+
+void client_allow_files(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
 bool client_parse_url(struct client_target *target, const char *url)
 {
     return sscanf(url, "%255[^:/]:%7[0-9]%1023s", target->host, target->port, target->path) == 3;
@@ -44,6 +67,24 @@ void client_resolve(struct client_target *target)
         errx(CLIENT_FAILED, "%s: %s", target->host, gai_strerror(rc));
 }
 
+size_t client_make_request(const struct client_target *target, char *request)
+{
+    int len =
+        snprintf(request, CLIENT_REQUEST_MAX,
+                 "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                 "Sec-WebSocket-Version: 13\r\n" KEY "%s\r\n",
+                 target->path, target->host, target->port, target->fields != NULL ? target->fields : "");
+    if (len >= CLIENT_REQUEST_MAX)
+        errx(CLIENT_FAILED, "the request is too long");
+    return (size_t)len;
+}
+
+void client_check_answer(const char *head)
+{
+    if (strncmp(head, "HTTP/1.1 101 ", 13) != 0 || strcasestr(head, ACCEPT) == NULL)
+        errx(CLIENT_FAILED, "the handshake failed: %.*s", (int)strcspn(head, "\r\n"), head);
+}
+
 int client_connect(const struct client_target *target)
 {
     const struct addrinfo *address = target->address;
@@ -53,19 +94,16 @@ int client_connect(const struct client_target *target)
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ||
         connect(fd, address->ai_addr, address->ai_addrlen) < 0)
         err(CLIENT_FAILED, "cannot connect to %s:%s", target->host, target->port);
-    if (dprintf(fd,
-                "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                "Sec-WebSocket-Version: 13\r\n" KEY "%s\r\n",
-                target->path, target->host, target->port, target->fields != NULL ? target->fields : "") < 0)
+    char request[CLIENT_REQUEST_MAX], text[CLIENT_ANSWER_MAX];
+    size_t len = client_make_request(target, request);
+    if (send(fd, request, len, MSG_NOSIGNAL) != (ssize_t)len)
         err(CLIENT_FAILED, "cannot send the handshake");
-    char text[8192];
-    size_t len = 0; /* byte by byte, so that frames which follow at once stay in the socket */
+    len = 0; /* byte by byte, so that frames which follow at once stay in the socket */
     while (len < 4 || memcmp(text + len - 4, "\r\n\r\n", 4) != 0)
         if (len == sizeof text - 1 || recv(fd, text + len++, 1, 0) != 1)
             errx(CLIENT_FAILED, "no answer to the handshake");
     text[len] = '\0';
-    if (strncmp(text, "HTTP/1.1 101 ", 13) != 0 || strcasestr(text, ACCEPT) == NULL)
-        errx(CLIENT_FAILED, "the handshake failed: %.*s", (int)strcspn(text, "\r\n"), text);
+    client_check_answer(text);
     return fd;
 }
 
@@ -78,6 +116,17 @@ size_t client_frame_head(uint8_t *head, unsigned opcode, size_t size, bool maske
     for (size_t i = width; i > 0; i--)
         head[at++] = (uint8_t)(size >> (8 * (i - 1)));
     return at;
+}
+
+size_t client_make_pong(const uint8_t *ping, size_t size, uint8_t *pong)
+{
+    size_t at = client_frame_head(pong, OP_PONG, size, true);
+    const uint8_t *mask = pong + at;
+    arc4random_buf(pong + at, 4);
+    at += 4;
+    for (size_t i = 0; i < size; i++)
+        pong[at + i] = ping[2 + i] ^ mask[i % 4];
+    return at + size;
 }
 
 struct client_reading client_take_reading(unsigned pid)

@@ -27,7 +27,6 @@
 #define EVENTS        1024
 #define CHECK_EVERY   1000  /* one message in so many, the first of each client too, is compared whole */
 #define PATIENCE_MS   10000 /* without any input while something is outstanding */
-#define CONTROL_MAX   131   /* a control frame of ours: two bytes, four of mask, 125 of payload */
 #define SENDER_CHARS  3     /* a message begins with its sender and its number, six bits in each character */
 #define NUMBER_CHARS  6
 #define LABEL         (SENDER_CHARS + NUMBER_CHARS)
@@ -173,11 +172,7 @@ static void conn_on_control(struct conn *c, const uint8_t *frame, size_t size)
         errx(CLIENT_FAILED, "connection lost: Close %d", size >= 2 ? frame[2] << 8 | frame[3] : 1005);
     if (op != OP_PING || c->blocked)
         return;
-    client_frame_head(c->out, OP_PONG, size, true);
-    memcpy(c->out + 2, c->mask, 4);
-    for (size_t i = 0; i < size; i++)
-        c->out[2 + 4 + i] = frame[2 + i] ^ c->mask[i % 4];
-    c->out_len = 2 + 4 + size;
+    c->out_len = client_make_pong(frame, size, c->out);
     conn_write(c);
 }
 
@@ -237,7 +232,7 @@ static void prepare(void)
         fan.frame[fan.head_len + 4 + i] = (uint8_t)('0' + fan.frame[fan.head_len + 4 + i] % 64);
     fan.expected_len = client_frame_head(fan.head, OP_TEXT, opt.size, false) + opt.size;
 
-    fan.rest_max = MAX(fan.expected_len, CONTROL_MAX);
+    fan.rest_max = MAX(fan.expected_len, CLIENT_CONTROL_MAX);
     fan.input = client_allocate(fan.rest_max + READ_SIZE, 1);
     fan.epoll = epoll_create1(EPOLL_CLOEXEC);
     fan.conns = client_allocate(fan.connections, sizeof fan.conns[0]);
@@ -245,7 +240,8 @@ static void prepare(void)
         struct conn *c = &fan.conns[i];
         arc4random_buf(c->mask, sizeof c->mask);
         c->rest = client_allocate(fan.rest_max, 1);
-        c->out = client_allocate((i < fan.publishers ? opt.in_flight * fan.frame_len : 0) + CONTROL_MAX, 1);
+        c->out =
+            client_allocate((i < fan.publishers ? opt.in_flight * fan.frame_len : 0) + CLIENT_CONTROL_MAX, 1);
         c->fd = client_connect(&opt.target);
         conn_watch(c, EPOLL_CTL_ADD, false);
     }

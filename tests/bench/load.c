@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: MIT
- * A load generator for WebSocket echo servers. Each connection keeps --in-flight messages outstanding: when
- * one is back whole, the next is sent (a closed loop). Anything wrong ends the process with exit code 1.
+ * A load generator for WebSocket echo servers. A closed loop: each connection keeps --in-flight messages
+ * outstanding; when one is back whole, the next is sent. Or, with --rate, an open loop: message i is due at a
+ * fixed time, whatever the server does, on connection i modulo --connections, and its latency counts from
+ * then. Anything wrong ends the process with exit code 1.
  *
  * Threads share nothing but the options, read-only by then, and the phase, which the main thread moves:
  *
- *   WARM_UP -> MEASURE -> DRAIN (no more become due; what is outstanding must still come back) */
+ *   WARM_UP -> MEASURE -> DRAIN (no more become due; what is outstanding must still come back)
+ *
+ * The open loop takes the phases from its clock, so that what became due while it was measured counts,
+ * however late it comes back. */
 #include "client.h"
+#include "hist.h"
 
 #include <err.h>
 #include <errno.h>
@@ -17,6 +23,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/param.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -27,57 +34,30 @@
 #define DRAIN_MS    10000 /* without any message, at the end */
 #define POLL_MS     50    /* until a thread notices the next phase when it has nothing else to do */
 
+/* Of the open loop. */
+#define MAX_OUTSTANDING 1024              /* messages on a connection; those due beyond it wait */
+#define SIDE_BY_SIDE    16                /* frames, for sending what has waited */
+#define SEND_TURN       256               /* messages sent in a row, when late, before reading goes on */
+#define LATE_NS         UINT64_C(1000000) /* a message sent later than this after it was due counts as late */
+#define PATIENCE_NS                                                                                          \
+    UINT64_C(10000000000) /* for all messages to come back, from the end of the measured time */
+
 static struct {
     struct client_target target;
     unsigned connections, in_flight, threads, cpu_of;
     size_t size;
-    double seconds, warm_up;
+    double seconds, warm_up, rate; /* no rate: a closed loop */
     bool binary, floor, json;
 } opt = {.connections = 50, .in_flight = 1, .threads = 1, .size = 20, .seconds = 5, .warm_up = 1};
 
 static _Atomic enum phase { WARM_UP, MEASURE, DRAIN } phase;
-static pthread_barrier_t all_connected;
+static pthread_barrier_t all_connected, started;
 
-/* ---- histogram ----
- * Log-linear, as HdrHistogram: each power of two is cut into HIST_HALF equal parts, so that a value is known
- * to within 1 in HIST_HALF however large it is. Values under 2 * HIST_HALF have a bucket each. */
-
-#define HIST_BITS    7
-#define HIST_HALF    (1u << HIST_BITS)
-#define HIST_BUCKETS ((65 - HIST_BITS) * HIST_HALF)
-
-struct hist {
-    uint64_t count, max_ns;
-    uint64_t buckets[HIST_BUCKETS];
-};
-
-static void hist_record(struct hist *h, uint64_t ns)
-{
-    unsigned shift = ns < 2 * HIST_HALF ? 0 : 63 - (unsigned)__builtin_clzll(ns) - HIST_BITS;
-    h->buckets[shift * HIST_HALF + (ns >> shift)]++;
-    h->count++;
-    h->max_ns = MAX(h->max_ns, ns);
-}
-
-static void hist_add(struct hist *to, const struct hist *from)
-{
-    for (size_t i = 0; i < HIST_BUCKETS; i++)
-        to->buckets[i] += from->buckets[i];
-    to->count += from->count;
-    to->max_ns = MAX(to->max_ns, from->max_ns);
-}
-
-/* What this share of the values, of which there is one at least, does not exceed, in microseconds. */
-static double hist_percentile(const struct hist *h, double percent)
-{
-    size_t i = 0;
-    for (uint64_t seen = h->buckets[0]; seen == 0 || (double)seen < percent / 100 * (double)h->count;)
-        seen += h->buckets[++i];
-    uint64_t highest = i; /* that falls into this bucket */
-    if (i >= 2 * HIST_HALF)
-        highest = ((i % HIST_HALF + HIST_HALF + 1) << (i / HIST_HALF - 1)) - 1;
-    return (double)MIN(highest, h->max_ns) / 1e3;
-}
+/* Of the open loop, set when all are connected: when message 0 is due, and from when until when they count.
+ */
+static struct {
+    uint64_t start_ns, from_ns, end_ns;
+} schedule;
 
 /* ---- connections ---- */
 
@@ -98,18 +78,27 @@ struct conn {
 
     uint64_t messages; /* that are back */
     uint64_t *due;     /* when each outstanding one was due to be sent: a ring, as they come back in order */
+
+    /* Of the open loop, where the due times follow from the number. Those that wait are due, but more than
+     * MAX_OUTSTANDING are outstanding. */
+    uint64_t index, made, waiting; /* of all connections; messages that became due; how many of these wait */
 };
 
 struct thread {
     pthread_t id;
     int epoll;
     struct conn *conns;
-    size_t nconns;
-    uint8_t *payloads; /* each connection's is a stretch of it, which starts a byte after the one before */
-    uint64_t now_ns;   /* when the last input was read */
-    enum phase phase;  /* then */
+    size_t first, nconns; /* the first one's place among all connections */
+    uint8_t *payloads;    /* each connection's is a stretch of it, which starts a byte after the one before */
+    uint64_t now_ns;      /* when the last input was read */
+    enum phase phase;     /* then */
     uint64_t outstanding;
     struct hist hist;
+
+    /* Of the open loop: the connection whose message is next, when that is due; what is counted while
+     * measuring. */
+    size_t turn;
+    uint64_t next_due_ns, back, late, held;
     uint8_t input[READ_SIZE];
 };
 
@@ -123,7 +112,7 @@ static void conn_make_frame(struct conn *c, const uint8_t *payload)
     at += 4;
 
     c->frame_len = at + opt.size;
-    c->copies = MAX(1, MIN(opt.in_flight, BATCH_BYTES / c->frame_len));
+    c->copies = MAX(1, MIN(opt.rate > 0 ? SIDE_BY_SIDE : opt.in_flight, BATCH_BYTES / c->frame_len));
     c->frames = client_allocate(c->copies, c->frame_len);
     memcpy(c->frames, head, at);
     for (size_t i = 0; i < opt.size; i++)
@@ -161,9 +150,34 @@ static void conn_write(struct thread *t, struct conn *c)
         conn_watch(t, c, EPOLL_CTL_MOD, n < 0);
 }
 
+static uint64_t conn_due_ns(const struct conn *c, uint64_t number)
+{
+    return client_due_ns(schedule.start_ns, number * opt.connections + c->index, opt.rate);
+}
+
+/* A message of the open loop is back: counts it, and makes room for one that waits. */
+static void conn_on_scheduled(struct thread *t, struct conn *c)
+{
+    uint64_t due_ns = conn_due_ns(c, c->messages++);
+    if (t->outstanding-- == 0)
+        errx(CLIENT_FAILED, "more messages came back than were sent");
+    if (due_ns >= schedule.from_ns)
+        hist_record(&t->hist, t->now_ns - due_ns);
+    t->back += t->now_ns >= schedule.from_ns && t->now_ns < schedule.end_ns;
+    if (c->waiting > 0) {
+        c->waiting--;
+        c->owed += c->frame_len;
+    }
+}
+
 /* A message is back whole: counts it, and the next is due. */
 static void conn_on_message(struct thread *t, struct conn *c)
 {
+    c->taken = 0;
+    if (opt.rate > 0) {
+        conn_on_scheduled(t, c);
+        return;
+    }
     uint64_t *due = &c->due[c->messages++ % opt.in_flight];
     if (t->phase == MEASURE)
         hist_record(&t->hist, t->now_ns - *due);
@@ -172,7 +186,6 @@ static void conn_on_message(struct thread *t, struct conn *c)
         c->owed += c->frame_len;
     } else if (t->outstanding-- == 0)
         errx(CLIENT_FAILED, "more messages came back than were sent");
-    c->taken = 0;
 }
 
 static bool conn_has_head(const struct conn *c)
@@ -255,17 +268,27 @@ static void thread_prepare(struct thread *t)
     t->epoll = epoll_create1(EPOLL_CLOEXEC);
     t->conns = client_allocate(t->nconns, sizeof t->conns[0]);
     for (size_t i = 0; i < t->nconns; i++) {
-        conn_make_frame(&t->conns[i], t->payloads + i);
-        t->conns[i].due = client_allocate(opt.in_flight, sizeof(uint64_t));
-        t->conns[i].fd = client_connect(&opt.target);
+        struct conn *c = &t->conns[i];
+        conn_make_frame(c, t->payloads + i);
+        c->due = client_allocate(opt.in_flight, sizeof(uint64_t));
+        c->index = t->first + i;
+        c->fd = client_connect(&opt.target);
+        if (opt.rate > 0)
+            conn_watch(t, c, EPOLL_CTL_ADD, false);
     }
 }
 
-static void *thread_run(void *arg)
+static void thread_handle(struct thread *t, const struct epoll_event *event)
 {
-    struct thread *t = arg;
-    thread_prepare(t);
-    pthread_barrier_wait(&all_connected);
+    struct conn *c = event->data.ptr;
+    if (event->events & ~(uint32_t)EPOLLOUT)
+        conn_read(t, c);
+    if (!c->blocked || event->events & EPOLLOUT)
+        conn_write(t, c);
+}
+
+static void thread_run_closed(struct thread *t)
+{
     for (size_t i = 0; i < t->nconns; i++) { /* the first messages go when epoll says that there is room */
         struct conn *c = &t->conns[i];
         for (unsigned k = 0; k < opt.in_flight; k++)
@@ -280,14 +303,72 @@ static void *thread_run(void *arg)
         if (n == 0 && t->phase == DRAIN)
             errx(CLIENT_FAILED, "%ju messages did not come back", (uintmax_t)t->outstanding);
         t->phase = atomic_load_explicit(&phase, memory_order_relaxed);
-        for (int i = 0; i < n; i++) {
-            struct conn *c = events[i].data.ptr;
-            if (events[i].events & ~(uint32_t)EPOLLOUT)
-                conn_read(t, c);
-            if (!c->blocked || events[i].events & EPOLLOUT)
-                conn_write(t, c);
-        }
+        for (int i = 0; i < n; i++)
+            thread_handle(t, &events[i]);
     }
+}
+
+/* A message of the open loop is due, and is sent unless the connection is full. */
+static void conn_send_next(struct thread *t, struct conn *c, uint64_t due_ns, uint64_t now_ns)
+{
+    bool counts = due_ns >= schedule.from_ns;
+    t->outstanding++;
+    if (c->made++ - c->messages - c->waiting >= MAX_OUTSTANDING)
+        c->waiting++;
+    else {
+        c->owed += c->frame_len;
+        if (!c->blocked)
+            conn_write(t, c);
+    }
+    if (c->owed > 0 || c->waiting > 0)
+        t->held += counts;
+    else if (now_ns - due_ns > LATE_NS)
+        t->late += counts;
+}
+
+/* Sends what is due by now. One by one, each with the time as it is then. */
+static void thread_send_due(struct thread *t)
+{
+    for (unsigned i = 0; i < SEND_TURN && t->next_due_ns < schedule.end_ns; i++) {
+        uint64_t now_ns = client_clock_ns(CLOCK_MONOTONIC);
+        if (t->next_due_ns > now_ns)
+            break;
+        conn_send_next(t, &t->conns[t->turn], t->next_due_ns, now_ns);
+        t->turn = (t->turn + 1) % t->nconns;
+        t->next_due_ns = conn_due_ns(&t->conns[t->turn], t->conns[t->turn].made);
+    }
+}
+
+static void thread_run_open(struct thread *t)
+{
+    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: wakes when the next is due, instead of up to 50 us later */
+    t->next_due_ns = conn_due_ns(&t->conns[0], 0);
+    while (t->next_due_ns < schedule.end_ns || t->outstanding > 0) {
+        struct epoll_event events[EVENTS];
+        uint64_t give_up_ns = schedule.end_ns + PATIENCE_NS;
+        int n = client_wait(t->epoll, events, EVENTS,
+                            t->next_due_ns < schedule.end_ns ? t->next_due_ns : give_up_ns);
+        for (int i = 0; i < n; i++) {
+            thread_handle(t, &events[i]);
+            thread_send_due(t);
+        }
+        thread_send_due(t);
+        if (client_clock_ns(CLOCK_MONOTONIC) >= give_up_ns)
+            errx(CLIENT_FAILED, "%ju messages were not back %ju s after the last was due",
+                 (uintmax_t)t->outstanding, (uintmax_t)(PATIENCE_NS / 1000000000));
+    }
+}
+
+static void *thread_run(void *arg)
+{
+    struct thread *t = arg;
+    thread_prepare(t);
+    pthread_barrier_wait(&all_connected);
+    pthread_barrier_wait(&started);
+    if (opt.rate > 0)
+        thread_run_open(t);
+    else
+        thread_run_closed(t);
     return NULL;
 }
 
@@ -305,23 +386,36 @@ static void thread_free(struct thread *t)
 
 /* ---- measuring ---- */
 
-static void report(const struct hist *h, const struct client_reading *from, const struct client_reading *to)
+static void print_what(void)
 {
-    double elapsed = to->at - from->at, count = (double)h->count;
-    double user = to->user - from->user, system = to->system - from->system;
     printf(opt.json
-               ? "{\"loop\": \"closed\", \"type\": \"%s\", \"size\": %zu, \"connections\": %u, "
-                 "\"in_flight\": %u, \"threads\": %u"
-               : "closed loop, %s messages of %zu bytes, %u connections, %u in flight on each, threads %u\n",
-           opt.binary ? "binary" : "text", opt.size, opt.connections, opt.in_flight, opt.threads);
+               ? "{\"loop\": \"%s\", \"type\": \"%s\", \"size\": %zu, \"connections\": %u, \"threads\": %u"
+               : "%s loop, %s messages of %zu bytes, %u connections, threads %u",
+           opt.rate > 0 ? "open" : "closed", opt.binary ? "binary" : "text", opt.size, opt.connections,
+           opt.threads);
+    if (opt.rate > 0)
+        printf(opt.json ? ", \"rate\": %.10g" : ", %.10g messages a second", opt.rate);
+    else
+        printf(opt.json ? ", \"in_flight\": %u" : ", %u in flight on each", opt.in_flight);
+    printf(opt.json ? "" : "\n");
+}
+
+/* `all` has the sums of the threads. */
+static void report(const struct thread *all, const struct client_reading *from,
+                   const struct client_reading *to)
+{
+    double elapsed = to->at - from->at, count = (double)(opt.rate > 0 ? all->back : all->hist.count);
+    double user = to->user - from->user, system = to->system - from->system;
+    print_what();
     client_print_number(opt.json, "seconds", elapsed / 1e6);
     client_print_number(opt.json, "messages_per_second", count / elapsed * 1e6);
     client_print_number(opt.json, "megabytes_per_second", count / elapsed * (double)opt.size);
-    client_print_number(opt.json, "latency_p50_us", hist_percentile(h, 50));
-    client_print_number(opt.json, "latency_p90_us", hist_percentile(h, 90));
-    client_print_number(opt.json, "latency_p99_us", hist_percentile(h, 99));
-    client_print_number(opt.json, "latency_p99.9_us", hist_percentile(h, 99.9));
-    client_print_number(opt.json, "latency_max_us", (double)h->max_ns / 1e3);
+    hist_print(opt.json, &all->hist);
+    if (opt.rate > 0) {
+        client_print_number(opt.json, "messages_due", (double)all->hist.count);
+        client_print_number(opt.json, "messages_sent_late", (double)all->late);
+        client_print_number(opt.json, "messages_held_back", (double)all->held);
+    }
     client_print_number(opt.json, "load_cpu_percent", 100 * (to->own - from->own) / elapsed);
     if (opt.cpu_of != 0) {
         client_print_number(opt.json, "server_cpu_percent", 100 * (user + system) / elapsed);
@@ -335,12 +429,20 @@ static void report(const struct hist *h, const struct client_reading *from, cons
 
 static void parse_command_line(int argc, char **argv)
 {
-    static const struct option known[] = {
-        {"url", 1, NULL, 'u'},    {"connections", 1, NULL, 'c'}, {"size", 1, NULL, 's'},
-        {"type", 1, NULL, 't'},   {"in-flight", 1, NULL, 'i'},   {"seconds", 1, NULL, 'T'},
-        {"warmup", 1, NULL, 'w'}, {"threads", 1, NULL, 'p'},     {"floor", 0, NULL, 'f'},
-        {"json", 0, NULL, 'j'},   {"cpu-of", 1, NULL, 'C'},      {0}};
-    bool good = true;
+    static const struct option known[] = {{"url", 1, NULL, 'u'},
+                                          {"connections", 1, NULL, 'c'},
+                                          {"size", 1, NULL, 's'},
+                                          {"type", 1, NULL, 't'},
+                                          {"in-flight", 1, NULL, 'i'},
+                                          {"seconds", 1, NULL, 'T'},
+                                          {"warmup", 1, NULL, 'w'},
+                                          {"threads", 1, NULL, 'p'},
+                                          {"floor", 0, NULL, 'f'},
+                                          {"json", 0, NULL, 'j'},
+                                          {"cpu-of", 1, NULL, 'C'},
+                                          {"rate", 1, NULL, 'r'},
+                                          {0}};
+    bool good = true, closed = false;
     for (int option, i = 0; (option = getopt_long(argc, argv, "", known, &i)) != -1;) {
         const char *name = known[i].name;
         switch (option) {
@@ -348,7 +450,11 @@ static void parse_command_line(int argc, char **argv)
         case 'c': opt.connections = (unsigned)client_parse_number(name, optarg, 1, 1e6); break;
         case 's': opt.size = (size_t)client_parse_number(name, optarg, 0, 1 << 30); break;
         case 't': good &= (opt.binary = strcmp(optarg, "binary") == 0) || strcmp(optarg, "text") == 0; break;
-        case 'i': opt.in_flight = (unsigned)client_parse_number(name, optarg, 1, 65536); break;
+        case 'i':
+            opt.in_flight = (unsigned)client_parse_number(name, optarg, 1, 65536);
+            closed = true;
+            break;
+        case 'r': opt.rate = client_parse_number(name, optarg, 0.1, 1e8); break;
         case 'T': opt.seconds = client_parse_number(name, optarg, 0.01, 3600); break;
         case 'w': opt.warm_up = client_parse_number(name, optarg, 0, 3600); break;
         case 'p': opt.threads = (unsigned)client_parse_number(name, optarg, 1, 256); break;
@@ -358,42 +464,71 @@ static void parse_command_line(int argc, char **argv)
         default: good = false;
         }
     }
-    if (!good || optind < argc || opt.target.path[0] != '/' || opt.threads > opt.connections)
+    if (!good || optind < argc || opt.target.path[0] != '/' || opt.threads > opt.connections ||
+        (closed && opt.rate > 0))
         errx(CLIENT_USAGE,
              "usage: --url HOST:PORT/PATH [--connections C] [--size BYTES] [--type text|binary]\n"
-             "  [--in-flight K] [--seconds T] [--warmup W] [--threads N <= C] [--floor] [--json] "
-             "[--cpu-of PID]");
+             "  [--in-flight K | --rate R] [--seconds T] [--warmup W] [--threads N <= C] [--floor] [--json]\n"
+             "  [--cpu-of PID]");
+}
+
+static void sleep_until(uint64_t ns)
+{
+    struct timespec time = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) == EINTR)
+        ;
+}
+
+static void threads_start(struct thread *threads)
+{
+    pthread_barrier_init(&all_connected, NULL, opt.threads + 1);
+    pthread_barrier_init(&started, NULL, opt.threads + 1);
+    for (unsigned i = 0, first = 0; i < opt.threads; i++) {
+        struct thread *t = &threads[i];
+        t->first = first;
+        t->nconns = opt.connections / opt.threads + (i < opt.connections % opt.threads);
+        first += (unsigned)t->nconns;
+        if (pthread_create(&t->id, NULL, thread_run, t) != 0)
+            errx(CLIENT_FAILED, "cannot start a thread");
+    }
+    pthread_barrier_wait(&all_connected);
+    schedule.start_ns = client_clock_ns(CLOCK_MONOTONIC);
+    schedule.from_ns = schedule.start_ns + (uint64_t)(opt.warm_up * 1e9);
+    schedule.end_ns = schedule.from_ns + (uint64_t)(opt.seconds * 1e9);
+    pthread_barrier_wait(&started);
+}
+
+static void threads_join(struct thread *threads)
+{
+    for (unsigned i = 0; i < opt.threads; i++) {
+        pthread_join(threads[i].id, NULL);
+        thread_free(&threads[i]);
+        if (i == 0)
+            continue;
+        hist_add(&threads[0].hist, &threads[i].hist);
+        threads[0].back += threads[i].back;
+        threads[0].late += threads[i].late;
+        threads[0].held += threads[i].held;
+    }
 }
 
 int main(int argc, char **argv)
 {
     parse_command_line(argc, argv);
+    client_allow_files();
     client_resolve(&opt.target);
-
     struct thread *threads = client_allocate(opt.threads, sizeof threads[0]);
-    pthread_barrier_init(&all_connected, NULL, opt.threads + 1);
-    for (unsigned i = 0; i < opt.threads; i++) {
-        threads[i].nconns = opt.connections / opt.threads + (i < opt.connections % opt.threads);
-        if (pthread_create(&threads[i].id, NULL, thread_run, &threads[i]) != 0)
-            errx(CLIENT_FAILED, "cannot start a thread");
-    }
-    pthread_barrier_wait(&all_connected);
-    usleep((useconds_t)(opt.warm_up * 1e6));
+    threads_start(threads);
+    sleep_until(schedule.from_ns);
     phase = MEASURE;
     struct client_reading from = client_take_reading(opt.cpu_of);
-    usleep((useconds_t)(opt.seconds * 1e6));
+    sleep_until(schedule.end_ns);
     struct client_reading to = client_take_reading(opt.cpu_of);
     phase = DRAIN;
-
-    for (unsigned i = 0; i < opt.threads; i++) {
-        pthread_join(threads[i].id, NULL);
-        thread_free(&threads[i]);
-        if (i > 0)
-            hist_add(&threads[0].hist, &threads[i].hist);
-    }
-    if (threads[0].hist.count == 0)
+    threads_join(threads);
+    if (threads[0].hist.count == 0 || (opt.rate > 0 && threads[0].back == 0))
         errx(CLIENT_FAILED, "no message came back within the measured time");
-    report(&threads[0].hist, &from, &to);
+    report(&threads[0], &from, &to);
     freeaddrinfo(opt.target.address);
     free(threads);
     return 0;

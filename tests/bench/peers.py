@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import socket
 import subprocess
 import time
@@ -135,3 +136,13 @@ def cpu_seconds(pid):
     """(user, system) of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
     return int(fields[11]) / TICKS, int(fields[12]) / TICKS
+
+
+def memory_of(*pids, what="Pss"):
+    """MiB. Rss is all that is resident; Pss counts of what processes share with others only their part; Pss_Anon what
+    no file is behind."""
+    total = 0
+    for pid in pids:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        total += int(re.search(rf"^{what}:\s+(\d+) kB", rollup, re.M).group(1))
+    return total / 1024

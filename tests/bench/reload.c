@@ -8,6 +8,7 @@
  * answer is its generation, how many messages it has counted on that connection, and the message, with blanks
  * between. What is wrong about an answer ends the process; connections that are cut are counted. */
 #include "client.h"
+#include "hist.h"
 
 #include <err.h>
 #include <errno.h>
@@ -18,7 +19,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/param.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -47,7 +47,7 @@ static struct {
     struct conn *conns;
     int epoll;
     uint64_t start_ns, total, next; /* messages in all, and the next to send */
-    uint64_t *delay_ns;             /* of each message; 0: not back */
+    struct hist *delays;            /* of each phase, without the time in which it settles */
     uint64_t back, unsent, last_ns; /* how many are back, were due on cut connections; when the last came */
     uint64_t newest;                /* generation */
     unsigned cut;
@@ -55,7 +55,15 @@ static struct {
 
 static uint64_t message_due_ns(uint64_t i)
 {
-    return all.start_ns + (uint64_t)((double)i * 1e9 / opt.rate);
+    return client_due_ns(all.start_ns, i, opt.rate);
+}
+
+static void message_record(uint64_t i, uint64_t delay_ns)
+{
+    double due = (double)i / opt.rate;
+    unsigned phase = MIN((unsigned)(due / opt.seconds), opt.phases - 1);
+    if (due - phase * opt.seconds >= opt.settle)
+        hist_record(&all.delays[phase], delay_ns);
 }
 
 static void conn_cut(struct conn *c)
@@ -99,7 +107,7 @@ static void conn_on_answer(struct conn *c, const uint8_t *data, size_t len, uint
         errx(CLIENT_FAILED, "answer %s instead of number %" PRIu32 ", after generation %" PRIu64, text,
              c->back, c->generation);
     uint64_t i = (uint64_t)(c - all.conns) + (uint64_t)c->back++ * opt.connections;
-    all.delay_ns[i] = now_ns - message_due_ns(i);
+    message_record(i, now_ns - message_due_ns(i));
     c->generation = generation;
     all.newest = MAX(all.newest, generation);
     all.back++;
@@ -147,13 +155,9 @@ static void conn_read(struct conn *c)
 
 static void run_prepare(void)
 {
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    client_allow_files();
     all.total = (uint64_t)(opt.rate * opt.seconds * opt.phases);
-    all.delay_ns = client_allocate(all.total + 1, sizeof all.delay_ns[0]);
+    all.delays = client_allocate(opt.phases, sizeof all.delays[0]);
     all.conns = client_allocate(opt.connections, sizeof all.conns[0]);
     all.epoll = epoll_create1(EPOLL_CLOEXEC);
     for (unsigned i = 0; i < opt.connections; i++) {
@@ -180,9 +184,7 @@ static void run_send_due(uint64_t now_ns)
 static void run_wait(uint64_t until_ns)
 {
     struct epoll_event events[EVENTS];
-    uint64_t now_ns = client_clock_ns(CLOCK_MONOTONIC), left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
-    struct timespec left = {.tv_sec = (time_t)(left_ns / SECOND), .tv_nsec = (long)(left_ns % SECOND)};
-    int n = epoll_pwait2(all.epoll, events, EVENTS, &left, NULL);
+    int n = client_wait(all.epoll, events, EVENTS, until_ns);
     for (int i = 0; i < n; i++) {
         struct conn *c = events[i].data.ptr;
         if (c->fd >= 0)
@@ -213,29 +215,16 @@ static void run(void)
 
 /* ---- the report ---- */
 
-static int compare(const void *a, const void *b)
-{
-    const uint64_t *x = a, *y = b;
-    return *x < *y ? -1 : *x > *y;
-}
-
 static void report_phase(unsigned phase)
 {
     static const double percents[] = {50, 90, 99, 99.9, 100};
-    uint64_t from = (uint64_t)(opt.rate * (opt.seconds * phase + opt.settle));
-    uint64_t to = (uint64_t)(opt.rate * opt.seconds * (phase + 1));
-    uint64_t *back = all.delay_ns + from, n = 0;
-    for (uint64_t i = from; i < to; i++)
-        if (all.delay_ns[i] > 0)
-            back[n++] = all.delay_ns[i];
-    qsort(back, n, sizeof back[0], compare);
+    const struct hist *delays = &all.delays[phase];
     printf("{\"phase\": %u", phase);
-    client_print_number(true, "messages", (double)n);
-    for (size_t i = 0; i < sizeof percents / sizeof percents[0] && n > 0; i++) {
+    client_print_number(true, "messages", (double)delays->count);
+    for (size_t i = 0; i < sizeof percents / sizeof percents[0] && delays->count > 0; i++) {
         char name[16];
         snprintf(name, sizeof name, "p%g_ms", percents[i]);
-        client_print_number(true, name,
-                            (double)back[MIN(n - 1, (uint64_t)(percents[i] / 100 * (double)n))] / 1e6);
+        client_print_number(true, name, hist_percentile_us(delays, percents[i]) / 1e3);
     }
     printf("}\n");
 }
@@ -297,6 +286,6 @@ int main(int argc, char **argv)
             close(all.conns[i].fd);
     freeaddrinfo(opt.target.address);
     free(all.conns);
-    free(all.delay_ns);
+    free(all.delays);
     return 0;
 }

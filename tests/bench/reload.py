@@ -5,7 +5,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import resource
 import signal
 import statistics
@@ -15,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from peers import busy_seconds, cpu_seconds, free_port, machine, wait_for
+from peers import busy_seconds, cpu_seconds, free_port, machine, memory_of, wait_for
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build"
@@ -63,15 +62,6 @@ http {{
   }}
 }}
 """
-
-
-def memory_of(*pids, what="Pss"):
-    """MiB. Rss is all that is resident; Pss counts of what processes share with others only their part."""
-    total = 0
-    for pid in pids:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-        total += int(re.search(rf"^{what}:\s+(\d+) kB", rollup, re.M).group(1))
-    return total / 1024
 
 
 def on_cpus(cpus):
