@@ -21,6 +21,7 @@ struct framer {
     size_t len;
     const uint8_t *run; /* unmasked and not yet given to wslay */
     size_t run_len;
+    const uint8_t *payload; /* where the input has it; NULL: none so far */
     const struct framer_events *events;
     void *to;
     unsigned fault;
@@ -40,6 +41,8 @@ static bool framer_next_run(struct framer *f)
     }
     f->data += used;
     f->len -= used;
+    if (in_payload)
+        f->payload = f->run; /* the rest of the frame, or of the input */
     if (in_payload || f->run_len == 0)
         return true;
     f->header = (struct framer_header){
@@ -52,7 +55,8 @@ static bool framer_next_run(struct framer *f)
     return f->fault == 0;
 }
 
-/* wslay's way to more input. */
+/* wslay's way to more input. It looks at headers only, as what it gets is not masked: so it is told how many
+ * bytes of payload there are, but they stay where they are. */
 static ssize_t framer_pull(uint8_t *buf, size_t len, int flags, void *user)
 {
     (void)flags;
@@ -60,7 +64,7 @@ static ssize_t framer_pull(uint8_t *buf, size_t len, int flags, void *user)
     size_t got = 0;
     while (got < len && (f->run_len > 0 || framer_next_run(f))) {
         size_t n = f->run_len < len - got ? f->run_len : len - got;
-        if (n > 0)
+        if (n > 0 && f->payload == NULL)
             memcpy(buf + got, f->run, n);
         f->run += n;
         f->run_len -= n;
@@ -120,6 +124,25 @@ void framer_abandon(struct framer_pool *pool, struct framer **rx)
     *rx = NULL;
 }
 
+/* Has wslay go through what there is of the frame. Returns how many bytes of payload that is. */
+static size_t framer_pass(struct framer *f, bool *whole)
+{
+    size_t passed = 0;
+    while (!*whole) {
+        struct wslay_frame_iocb piece;
+        ssize_t n = wslay_frame_recv(f->context, &piece);
+        if (n < 0) {
+            if (n != WSLAY_ERR_WANT_READ && f->fault == 0)
+                f->fault = CLOSECODE_PROTOCOL_ERROR;
+            return passed;
+        }
+        passed += (size_t)n;
+        f->got += (uint64_t)n;
+        *whole = f->got == f->header.length;
+    }
+    return passed;
+}
+
 unsigned framer_read(struct framer_pool *pool, struct framer **rx, uint8_t *data, size_t len, size_t *used,
                      const struct framer_events *events, void *to)
 {
@@ -131,33 +154,23 @@ unsigned framer_read(struct framer_pool *pool, struct framer **rx, uint8_t *data
     f->data = data;
     f->len = len;
     f->run_len = 0;
+    f->payload = NULL;
     f->events = events;
     f->to = to;
     f->fault = 0;
     f->ended = false;
-    for (;;) {
-        struct wslay_frame_iocb piece;
-        ssize_t n = wslay_frame_recv(f->context, &piece);
-        if (n == WSLAY_ERR_WANT_READ && f->fault == 0)
-            return 0;
-        if (n < 0 && f->fault == 0)
-            f->fault = CLOSECODE_PROTOCOL_ERROR;
-        if (f->fault == 0) {
-            f->got += (uint64_t)n;
-            bool last = f->got == f->header.length;
-            f->fault = events->on_payload(to, &f->header, piece.data, (size_t)n, last);
-            if (f->fault == 0 && last) {
-                *used = (size_t)(f->data - data);
-                framer_give_back(pool, rx);
-                return 0;
-            }
-        }
-        if (f->fault != 0) {
-            unsigned fault = f->fault;
-            framer_abandon(pool, rx);
-            return fault;
-        }
+    bool whole = false;
+    size_t passed = framer_pass(f, &whole);
+    if (f->fault == 0 && (whole || passed > 0))
+        f->fault = events->on_payload(to, &f->header, f->payload != NULL ? f->payload : data, passed, whole);
+    unsigned fault = f->fault;
+    if (fault != 0)
+        framer_abandon(pool, rx);
+    else if (whole) {
+        *used = (size_t)(f->data - data);
+        framer_give_back(pool, rx);
     }
+    return fault;
 }
 
 /* ---- writing ---- */

@@ -53,8 +53,8 @@ struct framer_header {
 struct framer_events {
     /* The header is whole; no payload has been looked at yet. */
     unsigned (*on_header)(void *to, const struct framer_header *h);
-    /* Payload, at most 4 KiB, valid during the call. The last piece of a frame (the only one of an empty
-     * frame, then with len 0) has `last`. */
+    /* Payload: all that the input has of the frame, and part of the input. The last piece of a frame (the
+     * only one of an empty frame, then with len 0) has `last`. */
     unsigned (*on_payload)(void *to, const struct framer_header *h, const uint8_t *data, size_t len,
                            bool last);
 };
