@@ -46,7 +46,7 @@ LIBOBJ := $(filter-out $(BUILD)/obj/main.o,$(OBJ)) $(LLHTTP) $(LIBRARY)
 UNIT  := $(patsubst tests/unit/%.c,%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ  := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all help run test check-tools deps lint unit conformance asan tsan fuzz cover install clean format binary checks checks-unit checks-fuzz
+.PHONY: all help run test check-tools deps lint unit conformance asan tsan fuzz cover bench install clean format binary checks checks-unit checks-fuzz
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 
@@ -105,6 +105,11 @@ fuzz: ## fuzz one target: make fuzz F=head T=60 (all of them without F)
 cover: ## line coverage of the unit and end-to-end tests
 	@scripts/deps test
 	@$(PYTHON) tests/run.py --cover
+
+bench: ## everything beside its peers, into tests/bench/RESULTS.md: make bench ARGS='echo fan --rounds 3'
+	@scripts/deps bench
+	@$(MAKE) --no-print-directory binary bench-tools bench-peers
+	@$(PYTHON) tests/bench/bench.py $(ARGS)
 
 format: ## rewrite the C files in the committed style
 	@clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
@@ -171,6 +176,17 @@ $(addprefix $(BUILD)/bench/,connect load reload): tests/bench/hist.c tests/bench
 $(BUILD)/bench/%: tests/bench/%.c src/base/list.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  bench   $*"
-	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(EXTRA) $(CPP) -o $@ $(filter %.c,$^) $(LINK_$(V)) -lev
+	@$(CC) $(BASE) $(WARN) $(FLAGS_$(V)) $(EXTRA) $(CPP) -o $@ $(filter %.c,$^) $(LINK_$(V)) $(or $(BENCH_LIBS),-lev)
+
+# Servers of other libraries, where these are here. Debian's Go packages are no modules.
+.PHONY: bench-peers
+GORILLA := src/github.com/gorilla/websocket
+bench-peers: $(if $(wildcard /usr/include/libwebsockets.h),$(BUILD)/bench/lws_echo) \
+  $(if $(wildcard /usr/share/gocode/$(GORILLA)),build/peers/gorilla_echo)
+$(BUILD)/bench/lws_echo: BENCH_LIBS := -lwebsockets
+build/peers/gorilla_echo: tests/bench/gorilla_echo.go
+	@mkdir -p $(@D)
+	@echo "  go      $<"
+	@GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$(CURDIR)/build/peers/go-cache go build -o $@ $<
 
 -include $(OBJ:.o=.d) $(wildcard $(BUILD)/unit/*.d $(BUILD)/fuzz/*.d)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -12,9 +13,12 @@ from pathlib import Path
 PATIENCE = 10  # seconds for a server to start
 TICKS = os.sysconf("SC_CLK_TCK")
 
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parents[1] / "build"
+BINARY = os.environ.get("TIDEWIRE_BIN", str(BUILD / "tidewire"))
+
 NGINX = """
-load_module /usr/lib/nginx/modules/ndk_http_module.so;
-load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+{modules}
 daemon off;
 worker_processes 1;
 pid nginx.pid;
@@ -27,11 +31,46 @@ http {{
   fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi;
   scgi_temp_path scgi;
+  {http}
   server {{
     listen 127.0.0.1:{port};
     {routes}
   }}
 }}
+"""
+
+# Short answers made in Lua. Their length is said, or they would be chunked; connections are kept for good.
+NGINX_LUA = """
+keepalive_requests 1000000000;
+default_type text/plain;
+location = /text { content_by_lua_block { ngx.header.content_length = 13 ngx.print("Hello, world!") } }
+location = /json {
+  default_type application/json;
+  content_by_lua_block {
+    local body = require("cjson").encode({message = "Hello, world!", number = 1})
+    ngx.header.content_length = #body
+    ngx.print(body)
+  }
+}
+location ~ ^/param/([^/]+)$ {
+  content_by_lua_block {
+    local body = "Hello, " .. ngx.var[1] .. ngx.req.get_uri_args().mark
+    ngx.header.content_length = #body
+    ngx.print(body)
+  }
+}
+"""
+
+# Who publishes gets the message too. Each run has a channel of its own, from whose beginning on everybody hears.
+NCHAN_HTTP = "nchan_shared_memory_size 1g;"
+NCHAN = """
+location = /all {
+  nchan_pubsub websocket;
+  nchan_channel_id $arg_run;
+  nchan_subscriber_first_message newest;
+  nchan_message_buffer_length 4096;
+  nchan_message_timeout 10s;
+}
 """
 
 
@@ -54,15 +93,16 @@ def wait_for(process, port, name):
 
 
 @contextlib.contextmanager
-def nginx(folder, routes, prefix=()):
-    """Serves `routes`, the inside of a server block, with the Lua module: (pid of the one that works, port). All that
-    is not said there is nginx's default. `prefix` is what stands before the command, such as taskset."""
+def nginx(folder, routes, prefix=(), modules=("ndk_http", "ngx_http_lua"), http=""):
+    """Serves `routes`, the inside of a server block: (pid of the one that works, port). All that is not said there or
+    in `http`, the block around it, is nginx's default. `prefix` is what stands before the command, such as taskset."""
     port = free_port()
     path = Path(folder) / "nginx.conf"
-    path.write_text(NGINX.format(port=port, routes=routes), encoding="utf-8")
+    load = "".join(f"load_module /usr/lib/nginx/modules/{module}_module.so;\n" for module in modules)
+    path.write_text(NGINX.format(port=port, routes=routes, modules=load, http=http), encoding="utf-8")
     process = subprocess.Popen([*prefix, "nginx", "-p", str(folder), "-c", str(path)], stdin=subprocess.DEVNULL)
     try:
-        wait_for(process, port, "nginx with libnginx-mod-http-lua")
+        wait_for(process, port, f"nginx with {' and '.join(modules)}")
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
         yield int(children[0]), port
     finally:
@@ -116,6 +156,97 @@ def node(script, prefix=()):
     port = free_port()
     env = os.environ | {"NODE_PATH": "/usr/share/nodejs"}
     return serve("node", [*prefix, "node", script, port], port, env)
+
+
+def compiled(path, prefix=(), env=None):
+    """A server whose only argument is the port: (pid, port)"""
+    port = free_port()
+    return serve(path.name, [*prefix, path, port], port, None if env is None else os.environ | env)
+
+
+def floor(path, prefix=()):
+    """(pid, port)"""
+    port = free_port()
+    return serve("floor", [*prefix, path, "--port", port], port)
+
+
+# ---- by their names in the tables of bench.py ----
+
+def start(name, work, folder, prefix=()):
+    """The server of that name, for `work`, "echo" or "fan" where that is not the same one: a context of (pid, port).
+    `folder` is for what it writes. Raises LookupError with the reason when it is not here, OSError or SystemExit when
+    it does not start."""
+    if name == "Bun":
+        binary, missing = find_bun(BUILD / "peers")
+        if missing:
+            raise LookupError(missing)
+        return bun(binary, HERE / f"bun_{work}.js", prefix)
+    script = HERE / "bench.lua"
+    path = {"Tidewire": Path(BINARY), "floor": BUILD / "bench" / "floor", "libwebsockets": BUILD / "bench" / "lws_echo",
+            "gorilla": BUILD / "peers" / "gorilla_echo"}.get(name)
+    if path and not path.exists():
+        raise LookupError(f"{path.relative_to(BUILD.parent)} is not built")
+    if name.startswith("nginx") or name == "nchan":
+        if not shutil.which("nginx"):
+            raise LookupError("nginx is not here")
+    return {
+        "Tidewire": lambda: tidewire(BINARY, script, prefix),
+        "1 worker": lambda: tidewire(BINARY, script, prefix),
+        "2 workers": lambda: tidewire(BINARY, script, prefix, ("--workers", "2", "--pin-workers")),
+        "floor": lambda: floor(path, prefix),
+        "libwebsockets": lambda: compiled(path, prefix),
+        "gorilla": lambda: compiled(path, prefix, {"GOMAXPROCS": "1"}),
+        "node ws": lambda: node(HERE / f"node_{work}.js", prefix),
+        "nchan": lambda: nginx(folder, NCHAN, prefix, ("ngx_nchan",), NCHAN_HTTP),
+        "nginx + Lua": lambda: nginx(folder, NGINX_LUA, prefix),
+    }[name]()
+
+
+# ---- what they are, and what they cost ----
+
+def said(*command):
+    """The first line of what a command prints, without its name before the version; nothing when it fails."""
+    try:
+        done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=True)
+        return done.stdout.strip().split("\n")[0]
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def versions():
+    """What is compared, and what it stands on: {name: version}, of those that are here."""
+    def package(name):
+        return said("dpkg-query", "-W", "-f", "${Version}", name)
+
+    def number(*command):
+        found = re.search(r"\d[\w.+:~-]*", said(*command))
+        return found.group() if found else ""
+
+    node_ws = "console.log(require('/usr/share/nodejs/ws/package.json').version)"
+    bun_path = BUILD / "peers" / "node_modules" / ".bin" / "bun"
+    found = {
+        "Tidewire": number(BINARY, "--version"), "compiler": said("gcc", "--version"), "libev": package("libev4"),
+        "Lua": package("liblua5.4-0"), "Bun": number(bun_path, "--version"),
+        "node": number("node", "--version"), "ws": said("node", "-e", node_ws),
+        "libwebsockets": package("libwebsockets-dev"), "Go": number("go", "version"),
+        "gorilla/websocket": package("golang-github-gorilla-websocket-dev"), "nginx": number("nginx", "-v"),
+        "libnginx-mod-http-lua": package("libnginx-mod-http-lua"), "libnginx-mod-nchan": package("libnginx-mod-nchan"),
+        "wrk": package("wrk")}
+    return {name: version for name, version in found.items() if version}
+
+
+def memory_gib():
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def commit():
+    """Of this checkout, and whether files differ from it; "unknown" outside of git."""
+    git = ("git", "-c", "safe.directory=*", "-C", HERE)
+    name = said(*git, "rev-parse", "--short=12", "HEAD")
+    changed = said(*git, "status", "--porcelain", "--untracked-files=no", "--", HERE.parents[1] / "src",
+                   HERE.parents[1] / "Makefile")
+    return (name or "unknown") + (" with changes" if name and changed else "")
 
 
 def machine():
