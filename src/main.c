@@ -9,6 +9,7 @@
 #include <ev.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -43,6 +44,7 @@ enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 #define RELOAD_SLACK_S    5.0 /* beyond load_budget, for reading files and closing what was refused */
 #define JUDGED_PATIENCE_S 3.0 /* until `tidewire reload` is told, although connections have still to move */
 #define STOP_SLACK_S      1.0 /* beyond drain_timeout, for a worker to close what is left */
+#define KEPT_FREE         (16 << 20)
 /* Descriptors kept for what is not a connection: loops and listeners of each worker, logs, files being read,
  * refusals on their way out. */
 #define FILE_RESERVE            160
@@ -746,6 +748,16 @@ static int ask_reload(const struct config *config)
     return fine ? EXIT_FINE : EXIT_FAILED;
 }
 
+/* Large messages come and go: their memory stays with the process, up to KEPT_FREE at the end of each worker's
+ * heap, for it costs more to have the kernel take it back and clear it anew than to copy them. */
+static void keep_memory(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, KEPT_FREE);
+    mallopt(M_TRIM_THRESHOLD, KEPT_FREE);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     static struct server server = {.pid_fd = -1};
@@ -757,6 +769,7 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     const struct config *config = &server.cli.config;
+    keep_memory();
     log_setup((enum log_level)config->log_level, (enum log_format)config->log_format);
     switch (server.cli.command) {
     case CLI_HELP: cli_print_help(); break;

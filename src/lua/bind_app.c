@@ -23,7 +23,7 @@ static int bind_app_send(lua_State *L)
     struct worker *w = vm_serving(L, "app.send");
     lua_Integer id = luaL_checkinteger(L, 1);
     struct bind_message m = bind_message_check_with_options(L, 2, "app.send");
-    if (!bind_message_is_valid(&m)) {
+    if (!bind_message_is_valid(L, &m)) {
         lua_pushnil(L);
         lua_pushliteral(L, "not UTF-8");
         return 2;

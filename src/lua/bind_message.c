@@ -7,6 +7,7 @@
 #include <lauxlib.h>
 
 #include "base/utf8.h"
+#include "script/vm.h"
 
 /* A table with names is no list of bytes: most likely JSON was meant. */
 static void bind_message_check_list(lua_State *L, int index, lua_Unsigned n, const char *what)
@@ -77,7 +78,7 @@ struct bind_message bind_message_check_with_options(lua_State *L, int index, con
     return m;
 }
 
-bool bind_message_is_valid(const struct bind_message *m)
+bool bind_message_is_valid(lua_State *L, const struct bind_message *m)
 {
-    return !m->text || utf8_valid(m->data, m->len);
+    return !m->text || m->data == vm_of(L)->sched.received || utf8_valid(m->data, m->len);
 }

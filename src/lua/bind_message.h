@@ -22,6 +22,6 @@ struct bind_message bind_message_check(lua_State *L, int index, const char *what
 struct bind_message bind_message_check_with_options(lua_State *L, int index, const char *what);
 
 /* Text that is not UTF-8 cannot be sent. */
-bool bind_message_is_valid(const struct bind_message *m);
+bool bind_message_is_valid(lua_State *L, const struct bind_message *m);
 
 #endif

@@ -56,7 +56,7 @@ static int bind_topic_send(lua_State *L, struct worker *w, int index, const char
     size_t len;
     const char *name = bind_topic_check(L, index, what, &len);
     struct bind_message m = bind_message_check_with_options(L, index + 1, what);
-    if (!bind_message_is_valid(&m)) {
+    if (!bind_message_is_valid(L, &m)) {
         lua_pushnil(L);
         lua_pushliteral(L, "not UTF-8");
         return 2;

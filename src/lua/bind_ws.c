@@ -234,7 +234,7 @@ static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, const stru
 {
     struct session *s = bind_ws_of(L, box);
     struct session_done *done = bind_done_take(L, 3, what);
-    if (!bind_message_is_valid(m)) {
+    if (!bind_message_is_valid(L, m)) {
         if (done != NULL)
             done->complete(done, "not UTF-8");
         return bind_ws_fail(L, "not UTF-8");
@@ -627,7 +627,12 @@ int bind_ws_on_message(lua_State *L)
     const struct live_message *m = sched_take_arg(L);
     if (!bind_ws_push_handler(L, m->session, m->text ? BIND_WS_TEXT : BIND_WS_BINARY))
         return 0;
-    lua_pushlstring(L, m->data, m->len);
+    const char *data = lua_pushlstring(L, m->data, m->len);
+    if (m->text) { /* what is sent on as it came need not be checked again (bind_message_is_valid) */
+        vm_of(L)->sched.received = data;
+        lua_pushvalue(L, -1);
+        lua_insert(L, 1);
+    }
     lua_callk(L, 2, 0, 0, sched_call_done);
     return 0;
 }

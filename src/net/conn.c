@@ -15,6 +15,9 @@
 
 #define CONN_IOV 64
 
+/* More is not copied to wait for the end of the iteration, but written at once. */
+#define CONN_COPY_MAX (32 * 1024)
+
 /* Fewer bytes of a block are cheaper to copy than to share. And a share keeps the whole block in memory: only
  * what is a good part of it may. */
 #define CONN_SHARE_MIN  1024
@@ -134,27 +137,31 @@ void conn_feed_ready(struct worker *w)
     }
 }
 
-static void conn_got(struct conn *c, size_t n)
+static void conn_got(struct conn *c, uint8_t *data, size_t n)
 {
-    struct worker *w = c->worker;
-    metrics_add(w->metrics, METRIC_BYTES_IN, n);
+    metrics_add(c->worker->metrics, METRIC_BYTES_IN, n);
     if (c->state != CONN_OPEN)
         return;
-    ssize_t used = conn_give(c, w->input, n);
+    ssize_t used = conn_give(c, data, n);
     if (used >= 0)
-        conn_hold(c, w->input + used, n - (size_t)used);
+        conn_hold(c, data + used, n - (size_t)used);
     else
         conn_given(c);
 }
 
 static void conn_read(struct conn *c)
 {
-    struct worker *w = c->worker;
-    ssize_t n = recv(c->io.fd, w->input, c->sips ? CONN_SIP : WORKER_INPUT, 0);
+    uint8_t *to = NULL;
+    size_t room = c->state == CONN_OPEN && c->ops->on_room != NULL ? c->ops->on_room(c, &to) : 0;
+    if (room == 0) {
+        to = c->worker->input;
+        room = c->sips ? CONN_SIP : WORKER_INPUT;
+    }
+    ssize_t n = recv(c->io.fd, to, room, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n > 0)
-        conn_got(c, (size_t)n);
+        conn_got(c, to, (size_t)n);
     else if (c->state == CONN_OPEN && n == 0) {
         c->ops->on_eof(c);
         assert(c->state != CONN_OPEN || c->paused);
@@ -217,11 +224,45 @@ static int conn_queued(struct conn *c, int rc, size_t len)
     return 0;
 }
 
+/* The kernel has taken the first `n` bytes: `n - queue` of something that was never in the queue. */
+static void conn_taken(struct conn *c, size_t n, size_t queue)
+{
+    struct worker *w = c->worker;
+    c->last_sent = w->wheel.now;
+    metrics_add(w->metrics, METRIC_BYTES_OUT, n);
+    metrics_sub(w->metrics, METRIC_QUEUED_BYTES, queue);
+    outq_consume(&c->out, &w->chunks, queue);
+    if (c->tell_sent)
+        c->ops->on_sent(c, n);
+}
+
+/* Writes the queue and what is to go behind it. Returns how much of that the kernel took; what is wrong with
+ * the socket is for conn_flush to find out. */
+static size_t conn_write_behind(struct conn *c, const void *data, size_t len)
+{
+    struct iovec iov[CONN_IOV];
+    int count = outq_peek(&c->out, iov, CONN_IOV);
+    if (conn_is_blocked(c) || count == CONN_IOV)
+        return 0;
+    iov[count] = (struct iovec){.iov_base = (void *)data, .iov_len = len};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count + 1};
+    ssize_t n = sendmsg(c->io.fd, &msg, MSG_NOSIGNAL);
+    if (n <= 0)
+        return 0;
+    size_t queue = (size_t)n < c->out.bytes ? (size_t)n : c->out.bytes;
+    conn_taken(c, (size_t)n, queue);
+    return (size_t)n - queue;
+}
+
 int conn_send(struct conn *c, const void *data, size_t len)
 {
     if (c->state != CONN_OPEN)
         return 0;
-    return conn_queued(c, outq_append(&c->out, &c->worker->chunks, data, len), len);
+    size_t taken = len < CONN_COPY_MAX ? 0 : conn_write_behind(c, data, len);
+    if (taken == len)
+        return 0;
+    data = (const uint8_t *)data + taken;
+    return conn_queued(c, outq_append(&c->out, &c->worker->chunks, data, len - taken), len - taken);
 }
 
 int conn_send_block(struct conn *c, struct block *b, size_t at, size_t len)
@@ -244,7 +285,6 @@ static void conn_linger(struct conn *c)
 
 void conn_flush(struct conn *c)
 {
-    struct worker *w = c->worker;
     while (c->out.bytes > 0) {
         struct iovec iov[CONN_IOV];
         int count = outq_peek(&c->out, iov, CONN_IOV);
@@ -264,12 +304,7 @@ void conn_flush(struct conn *c)
             conn_close(c);
             return;
         }
-        c->last_sent = w->wheel.now;
-        metrics_add(w->metrics, METRIC_BYTES_OUT, (uint64_t)n);
-        metrics_sub(w->metrics, METRIC_QUEUED_BYTES, (uint64_t)n);
-        outq_consume(&c->out, &w->chunks, (size_t)n);
-        if (c->tell_sent)
-            c->ops->on_sent(c, (size_t)n);
+        conn_taken(c, (size_t)n, (size_t)n);
     }
     if (c->state == CONN_FLUSHING)
         conn_linger(c);

@@ -36,6 +36,9 @@ struct conn_ops {
      * and comes again, before anything new is read, when the other connections have had their turn. OPEN
      * only. `len` is 0 when nothing has arrived but conn_resume asked for the call. */
     size_t (*on_data)(struct conn *c, uint8_t *data, size_t len);
+    /* Where the next bytes that arrive can go at once, instead of the worker's buffer; on_data is then given
+     * these. Returns how many bytes that is, 0: nowhere. May be NULL. */
+    size_t (*on_room)(struct conn *c, uint8_t **to);
     /* The peer has ended its side, or the socket failed. Must leave OPEN, or pause. */
     void (*on_eof)(struct conn *c);
     /* The deadline passed. OPEN and FLUSHING; FLUSHING should close. */
@@ -96,8 +99,8 @@ static inline bool conn_is_reading(const struct conn *c)
 /* Starts a connection on `fd`, which it takes over. NULL when memory runs out (then fd is closed). */
 struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session);
 
-/* Adds bytes to the send queue; they leave at the end of the loop iteration. Ignored unless OPEN. 0, or -1
- * when memory ran out: the connection is then closed. */
+/* Adds bytes to the send queue; they leave at the end of the loop iteration, or at once when they are many.
+ * Ignored unless OPEN. 0, or -1 when memory ran out: the connection is then closed. */
 int conn_send(struct conn *c, const void *data, size_t len);
 
 /* The same for bytes of a block, which the queue shares when they are many. */

@@ -234,6 +234,7 @@ static void sched_leave(struct vm *vm)
 {
     vm->sched.body = NULL; /* not taken when there was no memory to begin */
     vm->sched.arg = NULL;
+    vm->sched.received = NULL;
     vm->about = (struct log_context){.worker = vm->worker};
     vm->sched.busy = false;
 }

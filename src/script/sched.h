@@ -46,6 +46,8 @@ struct sched {
     } running;
     lua_CFunction body; /* on its way to the trampoline */
     void *arg;          /* on its way to the body */
+    const char *
+        received; /* the text that the entry is about: UTF-8, and anchored until the entry is left; or NULL */
 };
 
 /* The argument of the entry that is beginning, for its body; once. Raises when there is none: scripts can get

@@ -124,6 +124,11 @@ void framer_abandon(struct framer_pool *pool, struct framer **rx)
     *rx = NULL;
 }
 
+uint64_t framer_left(const struct framer *rx)
+{
+    return rx->unmask.in_payload ? rx->unmask.left : 0;
+}
+
 /* Has wslay go through what there is of the frame. Returns how many bytes of payload that is. */
 static size_t framer_pass(struct framer *f, bool *whole)
 {

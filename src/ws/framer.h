@@ -59,6 +59,9 @@ struct framer_events {
                            bool last);
 };
 
+/* Bytes that are still to come of the frame's payload; 0 when its header is not whole either. */
+uint64_t framer_left(const struct framer *rx);
+
 /* Reads data[0 .. len), which is changed in place, up to the end of one frame. *rx is the frame begun by an
  * earlier call or NULL, and is NULL again when the frame ends. Stores in *used how much was taken (all,
  * unless the frame ended). Returns 0 or the close code to fail with: 1002 for what RFC 6455, 5.2 and 5.5

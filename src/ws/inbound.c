@@ -29,6 +29,12 @@
 /* What a worker keeps of the memory for messages that are inflated in one go. */
 #define INBOUND_INFLATED_KEEP (1 << 18)
 
+/* A message's memory is never more than so many times what has arrived of it. */
+#define INBOUND_GROWTH 4
+
+/* Fewer bytes are not worth a recv of their own. */
+#define INBOUND_DIRECT_MIN 65536
+
 /* Between two looks whether a peer that is not being read is still there. */
 #define INBOUND_PROBE_S 1.0
 
@@ -246,13 +252,35 @@ static unsigned inbound_inflate(struct session *s, struct buf *body, const uint8
     return fault;
 }
 
-/* A piece of a message as it was sent. */
-static unsigned inbound_append(struct session *s, struct buf *body, const uint8_t *data, size_t len)
+/* A piece of a message as it was sent. It may be where it belongs already (inbound_on_room). */
+static unsigned inbound_append(struct session *s, const struct framer_header *h, const uint8_t *data,
+                               size_t len)
 {
-    unsigned fault = body->cap - body->len < len ? inbound_reserve(s, len) : 0;
-    if (fault == 0)
-        buf_append(body, data, len);
-    return fault;
+    struct buf *body = &s->more->in.body;
+    size_t have = body->len + len, want = len;
+    /* Memory grows with what has arrived: the rest of a message gets its place when a good part is here. */
+    if (h->opcode != WSLAY_CONTINUATION_FRAME && h->length / INBOUND_GROWTH <= have)
+        want = (size_t)h->length - body->len;
+    unsigned fault = body->cap - body->len < len ? inbound_reserve(s, want) : 0;
+    if (fault != 0)
+        return fault;
+    if (len > 0 && data != (const uint8_t *)body->data + body->len)
+        memcpy(body->data + body->len, data, len);
+    body->len = have;
+    return 0;
+}
+
+size_t inbound_on_room(struct conn *c, uint8_t **to)
+{
+    const struct session *s = conn_session(c);
+    const struct inbound *in = s->more != NULL ? &s->more->in : NULL;
+    if (in == NULL || !in->in_message || in->compressed || s->more->rx == NULL || c->sips)
+        return 0;
+    uint64_t left = framer_left(s->more->rx), room = in->body.cap - in->body.len;
+    if (left < INBOUND_DIRECT_MIN || room < INBOUND_DIRECT_MIN)
+        return 0;
+    *to = (uint8_t *)in->body.data + in->body.len;
+    return left < room ? left : room;
 }
 
 /* A message begins that is not whole in one piece. */
@@ -299,7 +327,7 @@ static unsigned inbound_gather(struct session *s, const struct framer_header *h,
     else if (in->text && !utf8_feed(&in->utf8, data, len)) /* before it costs memory */
         fault = CLOSECODE_INVALID_DATA;
     else
-        fault = inbound_append(s, &in->body, data, len);
+        fault = inbound_append(s, h, data, len);
     if (fault == 0 && in->compressed && in->text &&
         !utf8_feed(&in->utf8, (const uint8_t *)in->body.data + before, in->body.len - before))
         fault = CLOSECODE_INVALID_DATA;

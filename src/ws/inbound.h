@@ -43,6 +43,9 @@ struct inbound {
 /* conn_ops.on_data of a WebSocket. */
 size_t inbound_on_data(struct conn *c, uint8_t *data, size_t len);
 
+/* conn_ops.on_room: the rest of a large frame goes where its message is gathered. */
+size_t inbound_on_room(struct conn *c, uint8_t **to);
+
 /* A handler has been suspended. 0; -1 when memory runs out; -2 when INBOUND_SUSPENDED_MAX are already. */
 int inbound_hold(struct session *s);
 /* It is over. */

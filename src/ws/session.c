@@ -504,6 +504,7 @@ static void session_on_dead(struct conn *c)
 
 static const struct conn_ops session_ops = {
     .on_data = inbound_on_data,
+    .on_room = inbound_on_room,
     .on_eof = session_on_eof,
     .on_timeout = session_on_timeout,
     .on_stop = session_on_stop,
