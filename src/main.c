@@ -748,8 +748,8 @@ static int ask_reload(const struct config *config)
     return fine ? EXIT_FINE : EXIT_FAILED;
 }
 
-/* Large messages come and go: their memory stays with the process, up to KEPT_FREE at the end of each worker's
- * heap, for it costs more to have the kernel take it back and clear it anew than to copy them. */
+/* Large messages come and go: their memory stays with the process, up to KEPT_FREE at the end of each
+ * worker's heap, for it costs more to have the kernel take it back and clear it anew than to copy them. */
 static void keep_memory(void)
 {
 #ifdef __GLIBC__
