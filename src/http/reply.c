@@ -68,7 +68,7 @@ void reply_send(struct conn *c, const struct response *r)
                : r->status == 205           ? 0 /* RFC 9110, 15.3.6: that one says that it is empty */
                                             : RESPONSE_UNTOLD);
     if (!mute && r->body_len > 0)
-        conn_send(c, r->body, r->body_len);
+        conn_send_at_once(c, r->body, r->body_len);
     http1_done(c); /* before the flush, which may find the peer gone: that is to answer nothing more */
     reply_hold_to_limit(c, 0);
 }

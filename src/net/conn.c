@@ -258,11 +258,13 @@ int conn_send(struct conn *c, const void *data, size_t len)
 {
     if (c->state != CONN_OPEN)
         return 0;
-    size_t taken = len < CONN_COPY_MAX ? 0 : conn_write_behind(c, data, len);
-    if (taken == len)
-        return 0;
-    data = (const uint8_t *)data + taken;
-    return conn_queued(c, outq_append(&c->out, &c->worker->chunks, data, len - taken), len - taken);
+    return conn_queued(c, outq_append(&c->out, &c->worker->chunks, data, len), len);
+}
+
+int conn_send_at_once(struct conn *c, const void *data, size_t len)
+{
+    size_t taken = len > CONN_COPY_MAX && c->state == CONN_OPEN ? conn_write_behind(c, data, len) : 0;
+    return taken == len ? 0 : conn_send(c, (const uint8_t *)data + taken, len - taken);
 }
 
 int conn_send_block(struct conn *c, struct block *b, size_t at, size_t len)

@@ -99,9 +99,12 @@ static inline bool conn_is_reading(const struct conn *c)
 /* Starts a connection on `fd`, which it takes over. NULL when memory runs out (then fd is closed). */
 struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session);
 
-/* Adds bytes to the send queue; they leave at the end of the loop iteration, or at once when they are many.
- * Ignored unless OPEN. 0, or -1 when memory ran out: the connection is then closed. */
+/* Adds bytes to the send queue; they leave at the end of the loop iteration. Ignored unless OPEN. 0, or -1
+ * when memory ran out: the connection is then closed. */
 int conn_send(struct conn *c, const void *data, size_t len);
+
+/* The same; but what is large is not copied: what the kernel takes of it leaves at once, behind the queue. */
+int conn_send_at_once(struct conn *c, const void *data, size_t len);
 
 /* The same for bytes of a block, which the queue shares when they are many. */
 int conn_send_block(struct conn *c, struct block *b, size_t at, size_t len);

@@ -77,7 +77,7 @@ static void session_end(struct session *s, unsigned code)
 
 static int session_sink(void *to, const void *data, size_t len)
 {
-    return conn_send(to, data, len);
+    return conn_send_at_once(to, data, len);
 }
 
 static void session_write(struct session *s, uint8_t first, const void *data, size_t len)
@@ -171,15 +171,21 @@ static enum session_sent session_make_room(struct session *s, size_t len, size_t
     return fits ? SESSION_SENT : SESSION_QUEUE_FULL;
 }
 
-/* Messages have been queued. */
-static enum session_sent session_queued(struct session *s, size_t count, bool tight)
+/* Messages have been queued, of which, or of what was ahead of them, the kernel has already taken `taken`
+ * bytes. */
+static enum session_sent session_queued(struct session *s, size_t count, uint64_t taken, bool tight)
 {
     struct conn *c = s->conn;
     if (c->state != CONN_OPEN)
         return SESSION_NOT_OPEN;
     metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, count);
-    if (c->out.bytes > s->limits->send_limit / 2)
-        s->drain_due = c->tell_drained = true;
+    if (taken + c->out.bytes > s->limits->send_limit / 2) {
+        s->drain_due = true;
+        if (c->out.bytes > 0)
+            c->tell_drained = true;
+        else
+            conn_later(c);
+    }
     return tight ? session_write_through(s) : SESSION_SENT;
 }
 
@@ -208,8 +214,9 @@ static enum session_sent session_send_message(struct session *s, uint8_t opcode,
         return session_slow(s, 1);
     if (room != SESSION_SENT)
         return room;
+    uint64_t before = metrics_get(session_metrics(s), METRIC_BYTES_OUT);
     session_write_message(s, opcode, data, len);
-    return session_queued(s, 1, tight);
+    return session_queued(s, 1, metrics_get(session_metrics(s), METRIC_BYTES_OUT) - before, tight);
 }
 
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
@@ -240,7 +247,7 @@ enum session_sent session_send_block(struct session *s, struct block *b, size_t 
     if (room != SESSION_SENT)
         return room;
     conn_send_block(s->conn, b, at, len);
-    return session_queued(s, count, tight);
+    return session_queued(s, count, 0, tight);
 }
 
 size_t session_buffered(struct session *s)
