@@ -220,7 +220,6 @@ static void bind_req_push_kept(lua_State *L, int index)
     lua_setiuservalue(L, index, BIND_REQ_TABLES);
 }
 
-/* Upvalue 1 is the table of methods. */
 void bind_req_belongs_to(lua_State *L, int index)
 {
     lua_setiuservalue(L, index, BIND_REQ_WS);
@@ -251,37 +250,35 @@ static void bind_req_tell_ws(lua_State *L, int index)
         lua_pop(L, 1);
 }
 
+/* Upvalue 1 has the methods, and the number of each field. */
 static int bind_req_index(lua_State *L)
 {
     const struct bind_req *req = luaL_checkudata(L, 1, BIND_REQ_TYPE);
-    const char *key = luaL_checkstring(L, 2);
+    lua_settop(L, 2);
     lua_pushvalue(L, 2);
-    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) /* a method */
+    int type = lua_rawget(L, lua_upvalueindex(1));
+    if (type == LUA_TFUNCTION)
         return 1;
-    lua_pop(L, 1);
-    for (size_t i = 0; i < BIND_REQ_FIELDS; i++) {
-        const struct bind_req_field *f = &bind_req_fields[i];
-        if (strcmp(f->name, key) != 0)
-            continue;
-        if (!f->kept) {
-            f->push(L, req->head);
-            return 1;
-        }
-        bind_req_push_kept(L, 1);
-        if (lua_getfield(L, -1, key) == LUA_TNIL) {
-            lua_pop(L, 1);
-            f->push(L, req->head);
-            lua_pushvalue(L, -1);
-            lua_setfield(L, -3, key);
-            if (f->push == bind_req_push_context)
-                bind_req_tell_ws(L, 1);
-        }
+    if (type == LUA_TNIL)
+        return bind_misuse_raise_unknown(L, "req", "method or field", luaL_checkstring(L, 2),
+                                         lua_upvalueindex(1), NULL);
+    const struct bind_req_field *f = &bind_req_fields[lua_tointeger(L, 3)];
+    if (!f->kept) {
+        f->push(L, req->head);
         return 1;
     }
-    const char *fields[BIND_REQ_FIELDS + 1] = {NULL};
-    for (size_t i = 0; i < BIND_REQ_FIELDS; i++)
-        fields[i] = bind_req_fields[i].name;
-    return bind_misuse_raise_unknown(L, "req", "method or field", key, lua_upvalueindex(1), fields);
+    bind_req_push_kept(L, 1);
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, -2) == LUA_TNIL) {
+        lua_pop(L, 1);
+        f->push(L, req->head);
+        lua_pushvalue(L, 2);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, -4);
+        if (f->push == bind_req_push_context)
+            bind_req_tell_ws(L, 1);
+    }
+    return 1;
 }
 
 static int bind_req_newindex(lua_State *L)
@@ -440,11 +437,15 @@ void bind_req_open(lua_State *L)
         {"__newindex", bind_req_newindex}, {"__gc", bind_req_gc}, {NULL, NULL}};
     luaL_newmetatable(L, BIND_REQ_TYPE);
     luaL_setfuncs(L, methods, 0);
-    lua_createtable(L, 0, 2);
+    lua_createtable(L, 0, 2 + BIND_REQ_FIELDS);
     lua_pushcfunction(L, bind_req_json);
     lua_setfield(L, -2, "json");
     lua_pushcfunction(L, bind_req_form);
     lua_setfield(L, -2, "form");
+    for (size_t i = 0; i < BIND_REQ_FIELDS; i++) {
+        lua_pushinteger(L, (lua_Integer)i);
+        lua_setfield(L, -2, bind_req_fields[i].name);
+    }
     lua_pushcclosure(L, bind_req_index, 1);
     lua_setfield(L, -2, "__index");
     lua_pushboolean(L, 0);

@@ -612,13 +612,13 @@ void bind_ws_set_kept(lua_State *L, enum bind_ws_kept what)
     bind_ws_set_more(L, (int)what);
 }
 
-/* Pushes the handler in `slot` and the ws; false when there is no handler. */
+/* Pushes the ws, the handler in `slot`, and the ws for it; false when there is no handler. */
 static bool bind_ws_push_handler(lua_State *L, const struct session *s, int slot)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->owner_ref);
     if (lua_getiuservalue(L, -1, slot) == LUA_TNIL)
         return false;
-    lua_insert(L, -2);
+    lua_pushvalue(L, -2);
     return true;
 }
 
@@ -631,7 +631,7 @@ int bind_ws_on_message(lua_State *L)
     if (m->text) { /* what is sent on as it came need not be checked again (bind_message_is_valid) */
         vm_of(L)->sched.received = data;
         lua_pushvalue(L, -1);
-        lua_insert(L, 1);
+        lua_replace(L, 1); /* anchored in place of the ws, which the registry has */
     }
     lua_callk(L, 2, 0, 0, sched_call_done);
     return 0;

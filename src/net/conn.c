@@ -183,6 +183,8 @@ static void conn_on_io(struct ev_loop *loop, ev_io *io, int revents)
         conn_flush(c);
     if ((revents & EV_READ) && c->state != CONN_DEAD)
         conn_read(c);
+    if (c->worker->fresh > WORKER_FRESH)
+        worker_send_fresh(c->worker);
 }
 
 struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session)
@@ -219,6 +221,7 @@ static int conn_queued(struct conn *c, int rc, size_t len)
         return -1;
     }
     metrics_add(c->worker->metrics, METRIC_QUEUED_BYTES, len);
+    c->worker->fresh += len;
     if (!conn_is_blocked(c))
         conn_mark_dirty(c);
     return 0;

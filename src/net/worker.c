@@ -46,9 +46,26 @@ void worker_settle(struct worker *w)
 {
     struct conn *c = w->dirty, *next;
     w->dirty = NULL;
+    w->fresh = 0;
     for (; c != NULL; c = next) {
         next = c->next;
         conn_settle(c);
+    }
+}
+
+void worker_send_fresh(struct worker *w)
+{
+    struct conn **at = &w->dirty;
+    w->fresh = 0;
+    while (*at != NULL) {
+        struct conn *c = *at;
+        if (c->later || c->state == CONN_DEAD) {
+            at = &c->next;
+            continue;
+        }
+        *at = c->next;
+        c->dirty = false;
+        conn_flush(c);
     }
 }
 

@@ -25,6 +25,7 @@
 #include "net/wheel.h"
 
 #define WORKER_INPUT   (256 * 1024) /* bytes read at once; one buffer for all connections */
+#define WORKER_FRESH   (32 * 1024)  /* bytes that wait for the end of an iteration */
 #define WORKER_LATE_MS 100          /* in one iteration of the loop; then others do its accepting */
 
 struct worker;
@@ -55,6 +56,7 @@ struct worker {
     struct ev_loop *loop;
     uint8_t *input;
     struct conn *dirty; /* connections with something to flush or to free at the end of this iteration */
+    size_t fresh;       /* bytes that were added to send queues in this iteration */
     struct list ready;  /* held input that waits for its turn (conn.c) */
     struct metrics *metrics;
     struct outq_pool chunks;
@@ -94,6 +96,9 @@ struct worker {
 
 /* Prepares a worker; its thread does not run yet. NULL when memory runs out or the kernel refuses. */
 struct worker *worker_create(unsigned index, const struct config *config, const struct worker_hooks *hooks);
+/* Sends what is in the queues already, while it is still in the processor's cache. What else is due at the
+ * end of the iteration stays so. */
+void worker_send_fresh(struct worker *w);
 /* Starts the thread. It posts `finished` to `to` just before it ends. 0 or an errno. */
 int worker_start(struct worker *w, struct mailbox *to, struct mail *finished);
 /* Waits for the thread, if it was started. */

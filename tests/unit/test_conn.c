@@ -97,6 +97,47 @@ static void big_write_resumes(void **state)
     assert_peer_reads(one, "still there");
 }
 
+/* What is large goes behind the queue, as far as the kernel takes it; the rest, and what follows, keeps its
+ * order.
+ */
+static void large_leaves_at_once(void **state)
+{
+    (void)state;
+    char *data = malloc(BIG);
+    assert_non_null(data);
+    for (size_t i = 0; i < BIG; i++)
+        data[i] = pattern_at(i);
+    uint64_t before = metrics_sum(METRIC_BYTES_OUT);
+    assert_int_equal(conn_send_at_once(one->c, data, 100), 0); /* small: that can wait */
+    assert_int_equal(peer_reads_pattern(one, 0, 1), 0);
+    assert_int_equal(conn_send_at_once(one->c, data + 100, 60000), 0);
+    assert_int_equal(one->c->out.bytes, 0);
+    assert_int_equal(metrics_sum(METRIC_QUEUED_BYTES), 0);
+    assert_int_equal(metrics_sum(METRIC_BYTES_OUT) - before, 60100);
+    assert_int_equal(peer_reads_pattern(one, 0, 60100), 60100);
+
+    assert_int_equal(conn_send_at_once(one->c, data + 60100, BIG - 60200), 0); /* too much for the kernel */
+    assert_true(one->c->out.bytes > 0 && one->c->out.bytes < BIG - 60200);
+    assert_int_equal(metrics_sum(METRIC_QUEUED_BYTES), one->c->out.bytes);
+    run();
+    assert_int_equal(conn_send_at_once(one->c, data + BIG - 100, 100), 0);
+    peer_reads_the_rest(one, 60100);
+    assert_int_equal(metrics_sum(METRIC_BYTES_OUT) - before, BIG);
+    free(data);
+}
+
+static void large_to_a_peer_that_is_gone(void **state)
+{
+    (void)state;
+    static char data[100000];
+    close_peer(one);
+    assert_int_equal(conn_send_at_once(one->c, data, sizeof data), 0);
+    assert_int_equal(conn_send_at_once(one->c, data, sizeof data), 0);
+    assert_int_equal(one->c->state, CONN_OPEN); /* who sends is not pulled the rug from under */
+    run();
+    assert_string_equal(one->trace, "ex");
+}
+
 /* While much waits to be sent, what the peer writes waits too; afterwards none of it is lost. */
 static void does_not_read_while_much_waits(void **state)
 {
@@ -659,6 +700,8 @@ int main(void)
     const struct CMUnitTest tests[] = {TEST(data_and_answer),
                                        TEST(sends_at_the_end_of_the_iteration_or_when_flushed),
                                        TEST(big_write_resumes),
+                                       TEST(large_leaves_at_once),
+                                       TEST(large_to_a_peer_that_is_gone),
                                        TEST(does_not_read_while_much_waits),
                                        TEST(answers_stop_reading),
                                        TEST(held_input_comes_again),
