@@ -697,7 +697,9 @@ app.every(0.001, function() log.info("old every") end)
 local function again() if exists() then log.info("old after") else app.after(0.001, again) end end
 app.after(0.001, again)
 app.spawn(function() repeat nap() until exists() log.info("old spawned") end)
-app.websocket("/x", function(ws) ws:on_text(function() repeat nap() until exists() ws:send("old") end) end)
+app.websocket("/x", function(ws)
+  ws:on_text(function() log.info("old handler") repeat nap() until exists() ws:send("old") end)
+end)
 """
 
 
@@ -707,6 +709,7 @@ def test_after_a_reload_every_stops_and_what_else_the_old_code_began_ends_by_its
     with server.raw("/x") as client:
         client.send_frame(TEXT, "a")
         server.wait_log("old every")
+        server.wait_log("old handler")
         assert server.reload(RUN + "app.websocket('/x', print) app.every(0.001, function() log.info('new every') end)")
         server.wait_log("new every")
         mark = server.mark()

@@ -5,11 +5,21 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "base/utf8.h"
+
+/* The same code as on a processor that cannot look up nibbles. */
+#define utf8_feed                       plain_feed
+#define utf8_valid                      plain_valid
+#define __builtin_cpu_supports(feature) false
+#include "base/utf8.c"
+#undef utf8_feed
+#undef utf8_valid
+#undef __builtin_cpu_supports
 
 struct range {
     uint8_t first, last;
@@ -215,6 +225,113 @@ static void test_every_place_in_a_long_text(void **state)
     }
 }
 
+enum { PLACES = 71, MARGIN = 70, LONG = PLACES + 4 + MARGIN };
+
+/* Whole in two pieces, for every cut; both ways that a processor may take. */
+static void check_every_cut(const uint8_t *s, size_t len)
+{
+    static bool (*const feed[])(struct utf8 *, const void *, size_t) = {utf8_feed, plain_feed};
+    bool complete[LONG + 1] = {true};
+    size_t good = len;
+    for (size_t end = 1; end <= len && good == len; end++)
+        good = accepted(s, end, &complete[end]) < end ? end - 1 : len;
+    for (size_t cut = 0; cut <= len; cut++) {
+        for (size_t way = 0; way < 2; way++) {
+            struct utf8 u = {0};
+            bool first = feed[way](&u, s, cut);
+            assert_true(first == (good >= cut) && (!first || utf8_complete(&u) == complete[cut]));
+            bool both = feed[way](&u, s + cut, len - cut);
+            assert_true(both == (good == len) && utf8_complete(&u) == (both && complete[len]));
+        }
+    }
+}
+
+/* At each place between ASCII, then between characters of two, three and four bytes. */
+static void check_every_place(const uint8_t *sequence, size_t len)
+{
+    static const char *const around[] = {"a", "\xd1\x8f", "\xe5\xa4\xa9", "\xf0\x9f\x98\x80"};
+    for (size_t i = 0; i < 4; i++) {
+        size_t width = i + 1;
+        for (size_t at = 0; at < PLACES; at++) {
+            uint8_t text[LONG];
+            size_t n = at % width;
+            memset(text, 'a', n);
+            for (; n < at; n += width)
+                memcpy(text + n, around[i], width);
+            memcpy(text + n, sequence, len);
+            for (n += len; n + width <= at + len + MARGIN; n += width)
+                memcpy(text + n, around[i], width);
+            check_every_cut(text, n);
+        }
+    }
+}
+
+/* The ends of each line of the grammar; then the same with one byte next to its range, and cut short. */
+static void test_every_boundary_everywhere_in_a_long_text(void **state)
+{
+    (void)state;
+    for (const struct grammar *g = grammar + 1; g < grammar + sizeof grammar / sizeof grammar[0]; g++) {
+        for (int last = 0; last < 2; last++) {
+            uint8_t s[4];
+            for (size_t i = 0; i < g->len; i++)
+                s[i] = last ? g->at[i].last : g->at[i].first;
+            check_every_place(s, g->len);
+            check_every_place(s, g->len - 1);
+            for (size_t i = 0; i < g->len; i++) {
+                uint8_t inside = s[i];
+                s[i] = (uint8_t)(last ? inside + 1 : inside - 1);
+                check_every_place(s, g->len);
+                s[i] = inside;
+            }
+        }
+    }
+}
+
+/* As the whole of a sequence, its first, its middle or its last bytes, between characters of two bytes. */
+static void test_every_pair_of_bytes_in_a_long_text(void **state)
+{
+    (void)state;
+    static const char *const form[] = {"pp", "ppT", "ppTT", "Epp", "FppT"};
+    enum { AROUND = 26 };
+    for (unsigned pair = 0; pair < 0x10000; pair++) {
+        for (size_t i = 0; i < sizeof form / sizeof form[0]; i++) {
+            uint8_t text[AROUND + 4 + AROUND], *middle = text + AROUND;
+            size_t len = strlen(form[i]), pp = strcspn(form[i], "p");
+            for (size_t n = 0; n < AROUND; n += 2)
+                memcpy(text + n, "\xd1\x8f", 2);
+            for (size_t n = 0; n < len; n++)
+                middle[n] = form[i][n] == 'E' ? 0xe5 : form[i][n] == 'F' ? 0xf1 : 0x9a;
+            middle[pp] = (uint8_t)(pair >> 8);
+            middle[pp + 1] = (uint8_t)pair;
+            memcpy(middle + len, text, AROUND);
+            bool complete = false;
+            bool valid = accepted(middle, len, &complete) == len && complete;
+            assert_int_equal(utf8_valid(text, AROUND + len + AROUND), valid);
+            assert_int_equal(plain_valid(text, AROUND + len + AROUND), valid);
+        }
+    }
+}
+
+/* In memory of just that size, so that AddressSanitizer sees a load beyond it. */
+static void test_no_byte_beyond_a_piece_is_read(void **state)
+{
+    (void)state;
+    for (size_t len = 1; len <= LONG; len++) {
+        for (size_t strange = 0; strange < len; strange++) {
+            char *text = malloc(len);
+            assert_non_null(text);
+            memset(text, 'a', len);
+            text[strange] = '\xff';
+            assert_false(utf8_valid(text, len) || plain_valid(text, len));
+            text[strange] = 'a';
+            text[len - 1] = '\xc3';
+            struct utf8 u = {0};
+            assert_true(utf8_feed(&u, text, len) && !utf8_complete(&u));
+            free(text);
+        }
+    }
+}
+
 static void test_text_that_ends_inside_a_character(void **state)
 {
     (void)state;
@@ -240,6 +357,9 @@ int main(void)
         cmocka_unit_test(test_every_class_of_sequence),
         cmocka_unit_test(test_overlong_surrogate_and_beyond),
         cmocka_unit_test(test_every_place_in_a_long_text),
+        cmocka_unit_test(test_every_boundary_everywhere_in_a_long_text),
+        cmocka_unit_test(test_every_pair_of_bytes_in_a_long_text),
+        cmocka_unit_test(test_no_byte_beyond_a_piece_is_read),
         cmocka_unit_test(test_text_that_ends_inside_a_character),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
