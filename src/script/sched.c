@@ -11,6 +11,7 @@
 #include "base/metrics.h"
 #include "script/budget.h"
 #include "script/coro.h"
+#include "script/pace.h"
 #include "script/task.h"
 #include "script/vm.h"
 
@@ -232,6 +233,8 @@ static void sched_begin(struct vm *vm, const struct sched_entry *entry, struct s
 
 static void sched_leave(struct vm *vm)
 {
+    if (vm->alive > 0)
+        pace_set(vm);
     vm->sched.body = NULL; /* not taken when there was no memory to begin */
     vm->sched.arg = NULL;
     vm->sched.received = NULL;

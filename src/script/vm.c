@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "net/worker.h"
+#include "script/pace.h"
 #include "script/policy.h"
 #include "script/task.h"
 #include "script/timer.h"
@@ -189,6 +190,7 @@ static int vm_open_body(lua_State *L)
     vm_push_folder(L, start->path);
     policy_open(L, lua_tostring(L, -1));
     start->vm->bindings->open(L);
+    pace_open(L);
     return 0;
 }
 

@@ -60,19 +60,21 @@ struct vm {
     struct vm_route *routes;     /* by route number */
     int fallback;                /* registry reference: middleware around what fits no route; or LUA_NOREF */
     size_t memory, memory_limit; /* bytes */
-    unsigned worker, workers;    /* this worker's number, how many there are */
-    struct worker *home;         /* the worker that has the VM now; NULL while loading */
-    unsigned holds;              /* what needs the VM: connections, tasks, timers, completions */
-    unsigned connections;        /* WebSockets and handshakes among them */
-    bool drained;                /* reload_drain is over for it */
-    bool gave_up;                /* vm_give_up has been called */
-    bool started;                /* app.on_start has been told */
-    unsigned nstart, nstop;      /* functions of app.on_start and app.on_stop */
-    uint64_t ntasks;             /* tasks, timers and functions on their way: what max_tasks limits */
-    struct list jobs, timers;    /* job.h, timer.h */
-    struct list tasks;           /* suspended ones that are the VM's own */
-    struct list exchanges;       /* requests that wait for it (exchange.h) */
-    struct list dones;           /* completions that are pending (bind_done.h) */
+    size_t alive;             /* of these, when the collector has just been over them; 0: that was seen to */
+    int pause;                /* what pace.c has set for it */
+    unsigned worker, workers; /* this worker's number, how many there are */
+    struct worker *home;      /* the worker that has the VM now; NULL while loading */
+    unsigned holds;           /* what needs the VM: connections, tasks, timers, completions */
+    unsigned connections;     /* WebSockets and handshakes among them */
+    bool drained;             /* reload_drain is over for it */
+    bool gave_up;             /* vm_give_up has been called */
+    bool started;             /* app.on_start has been told */
+    unsigned nstart, nstop;   /* functions of app.on_start and app.on_stop */
+    uint64_t ntasks;          /* tasks, timers and functions on their way: what max_tasks limits */
+    struct list jobs, timers; /* job.h, timer.h */
+    struct list tasks;        /* suspended ones that are the VM's own */
+    struct list exchanges;    /* requests that wait for it (exchange.h) */
+    struct list dones;        /* completions that are pending (bind_done.h) */
     const struct config *config;
     uint64_t generation;
     struct snapshot *snapshot; /* referenced */
