@@ -166,45 +166,44 @@ def run_undisturbed(o, part, server, work):
     return best
 
 
-def start(o, stack, part, notes):
-    """Starts what is here, each on the first processor (two workers, and their generator, on both)."""
-    started = []
-    for name in part.servers:
-        if o.only and name not in o.only:
-            continue
-        both = ("taskset", "-c", ",".join(map(str, o.cpus)))
-        server, client = (both, both) if name == "2 workers" else (("taskset", "-c", str(cpu)) for cpu in o.cpus)
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        try:
-            pid, port = stack.enter_context(peers.start(name, "fan" if part.run is fan else "echo", folder, server))
-            started.append(Server(name, pid, port, client))
-        except (LookupError, OSError, SystemExit) as error:
-            notes.append(f"{name} is not measured: {error}.")
-    return started
+def start(o, stack, part, name):
+    """Starts a server on the first processor (two workers, and their generator, on both)."""
+    both = ("taskset", "-c", ",".join(map(str, o.cpus)))
+    server, client = (both, both) if name == "2 workers" else (("taskset", "-c", str(cpu)) for cpu in o.cpus)
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    return Server(name, *stack.enter_context(peers.start(name, "fan" if part.run is fan else "echo", folder, server)),
+                  client)
+
+
+def run_anew(o, part, name, work):
+    """One run with a server that was started for it: some luck lies in where a process has its memory."""
+    with contextlib.ExitStack() as stack:
+        return run_undisturbed(o, part, start(o, stack, part, name), work)
 
 
 def measure(o, name):
     """Runs a part; prints each row of its table when its rounds are over. Returns what is kept of it."""
     part = PARTS[name]
     kept = {"date": o.date, "commit": o.commit, "rounds": o.rounds, "seconds": o.seconds, "notes": [], "records": []}
-    with contextlib.ExitStack() as stack:
-        servers = start(o, stack, part, kept["notes"])
-        kept["servers"] = [server.name for server in servers]
-        say(f"\n{table.TABLES[name].title}\n\n{table.head(name)}")
-        for work in part.work:
-            failed = set()
-            for i in range(o.rounds):
-                turn = i % max(1, len(servers))
-                for server in servers[turn:] + servers[:turn]:
-                    if server.name in failed:
-                        continue
-                    record = {"work": work, "server": server.name, "round": i}
-                    try:
-                        kept["records"].append(record | run_undisturbed(o, part, server, work))
-                    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-                        failed.add(server.name)
-                        kept["records"].append(record | {"error": str(error).splitlines()[0]})
-            say("\n".join(table.rows(name, kept, work, kept["servers"])))
+    kept["servers"] = [name for name in part.servers if not o.only or name in o.only]
+    say(f"\n{table.TABLES[name].title}\n\n{table.head(name)}")
+    for work in part.work:
+        failed = set()
+        for i in range(o.rounds):
+            turn = i % max(1, len(kept["servers"]))
+            for server in kept["servers"][turn:] + kept["servers"][:turn]:
+                if server in failed:
+                    continue
+                record = {"work": work, "server": server, "round": i}
+                try:
+                    kept["records"].append(record | run_anew(o, part, server, work))
+                except (LookupError, SystemExit) as error:
+                    kept["notes"].append(f"{server} is not measured: {error}.")
+                    kept["servers"].remove(server)
+                except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+                    failed.add(server)
+                    kept["records"].append(record | {"error": str(error).splitlines()[0]})
+        say("\n".join(table.rows(name, kept, work, kept["servers"])))
     for remark in table.remarks(kept):
         say(f"\n{remark}")
     return kept
