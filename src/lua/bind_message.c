@@ -46,10 +46,11 @@ static void bind_message_pack(lua_State *L, int index, const char *what)
 
 struct bind_message bind_message_check(lua_State *L, int index, const char *what)
 {
-    struct bind_message m = {.text = lua_type(L, index) != LUA_TTABLE};
+    int type = lua_type(L, index);
+    struct bind_message m = {.text = type != LUA_TTABLE};
     if (!m.text)
         bind_message_pack(L, index, what);
-    m.data = luaL_checklstring(L, index, &m.len);
+    m.data = type == LUA_TSTRING ? lua_tolstring(L, index, &m.len) : luaL_checklstring(L, index, &m.len);
     return m;
 }
 

@@ -45,6 +45,9 @@ struct bind_ws {
 
 #define BIND_WS_MAGIC 0x7ade5b0cu
 
+/* Text from this length on is remembered as received: looking at less of it again costs no more than that. */
+#define BIND_WS_RECEIVED_MIN 128
+
 enum bind_ws_life {
     BIND_WS_ALIVE,
     BIND_WS_GONE, /* the connection is over */
@@ -53,7 +56,7 @@ enum bind_ws_life {
 
 static struct bind_ws *bind_ws_check(lua_State *L)
 {
-    struct bind_ws *box = lua_type(L, 1) == LUA_TUSERDATA ? lua_touserdata(L, 1) : NULL;
+    struct bind_ws *box = lua_touserdata(L, 1); /* one that is light has no length */
     if (box == NULL || lua_rawlen(L, 1) != sizeof *box || box->magic != BIND_WS_MAGIC)
         box = bind_misuse_check_self(L, BIND_WS_TYPE, "a WebSocket", "ws:send(...)"); /* raises */
     return box;
@@ -251,7 +254,6 @@ static int bind_ws_send_data(lua_State *L, const struct bind_ws *box, const stru
 static int bind_ws_send(lua_State *L)
 {
     const struct bind_ws *box = bind_ws_check(L);
-    lua_settop(L, 3);
     struct bind_message m = bind_message_check(L, 2, "ws:send");
     return bind_ws_send_data(L, box, &m, "ws:send");
 }
@@ -467,22 +469,19 @@ static const struct bind_ws_field {
 };
 #define BIND_WS_FIELDS (sizeof bind_ws_fields / sizeof bind_ws_fields[0])
 
-/* Upvalue 1 is the table of methods. */
+/* Upvalue 1 has the methods, and the number of each field. */
 static int bind_ws_index(lua_State *L)
 {
     lua_pushvalue(L, 2);
-    if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
+    int type = lua_rawget(L, lua_upvalueindex(1));
+    if (type == LUA_TFUNCTION)
         return 1;
     const struct bind_ws *box = bind_ws_check(L);
-    const char *key = luaL_checkstring(L, 2), *fields[BIND_WS_FIELDS + 1] = {NULL};
-    for (size_t i = 0; i < BIND_WS_FIELDS; i++) {
-        if (strcmp(bind_ws_fields[i].name, key) == 0) {
-            bind_ws_fields[i].push(L, box);
-            return 1;
-        }
-        fields[i] = bind_ws_fields[i].name;
-    }
-    return bind_misuse_raise_unknown(L, "ws", "method or field", key, lua_upvalueindex(1), fields);
+    if (type == LUA_TNIL)
+        return bind_misuse_raise_unknown(L, "ws", "method or field", luaL_checkstring(L, 2),
+                                         lua_upvalueindex(1), NULL);
+    bind_ws_fields[lua_tointeger(L, -1)].push(L, box);
+    return 1;
 }
 
 static int bind_ws_newindex(lua_State *L)
@@ -534,6 +533,10 @@ void bind_ws_open(lua_State *L)
     };
     luaL_newmetatable(L, BIND_WS_TYPE);
     luaL_newlib(L, methods);
+    for (size_t i = 0; i < BIND_WS_FIELDS; i++) {
+        lua_pushinteger(L, (lua_Integer)i);
+        lua_setfield(L, -2, bind_ws_fields[i].name);
+    }
     lua_pushcclosure(L, bind_ws_index, 1);
     lua_setfield(L, -2, "__index");
     lua_pushcfunction(L, bind_ws_newindex);
@@ -622,19 +625,18 @@ static bool bind_ws_push_handler(lua_State *L, const struct session *s, int slot
     return true;
 }
 
-int bind_ws_on_message(lua_State *L)
+int bind_ws_push_message(lua_State *L, const void *arg)
 {
-    const struct live_message *m = sched_take_arg(L);
+    const struct live_message *m = arg;
     if (!bind_ws_push_handler(L, m->session, m->text ? BIND_WS_TEXT : BIND_WS_BINARY))
-        return 0;
+        return -1;
     const char *data = lua_pushlstring(L, m->data, m->len);
-    if (m->text) { /* what is sent on as it came need not be checked again (bind_message_is_valid) */
+    if (m->text && m->len >= BIND_WS_RECEIVED_MIN) {
         vm_of(L)->sched.received = data;
         lua_pushvalue(L, -1);
-        lua_replace(L, 1); /* anchored in place of the ws, which the registry has */
+        lua_replace(L, -5); /* anchored in place of the ws, which the registry has */
     }
-    lua_callk(L, 2, 0, 0, sched_call_done);
-    return 0;
+    return 2;
 }
 
 /* Pushes the rare handler `key` and the ws; false when there is no handler. */

@@ -38,9 +38,11 @@ void bind_ws_keep_request_of(lua_State *L, int index);
 /* Runs the route's function `handler` (a registry reference) for the ws at 1; the last call of a body. */
 int bind_ws_call_route(lua_State *L, int handler);
 
+/* vm_bindings.ws_message. */
+int bind_ws_push_message(lua_State *L, const void *arg);
+
 /* The bodies of struct vm_bindings. */
 int bind_ws_on_open(lua_State *L);
-int bind_ws_on_message(lua_State *L);
 int bind_ws_on_control(lua_State *L);
 int bind_ws_on_drain(lua_State *L);
 int bind_ws_on_close(lua_State *L);

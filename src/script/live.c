@@ -74,14 +74,20 @@ struct log_context live_about(const struct session *s)
 }
 
 /* An entry for a session; one that fails costs the connection. */
-static enum sched_result live_run(struct session *s, lua_CFunction body, void *arg)
+static enum sched_result live_run_entry(struct session *s, struct sched_entry *entry)
 {
     struct log_context about = live_about(s);
-    enum sched_result result = sched_run(
-        session_owner(s),
-        &(struct sched_entry){.body = body, .arg = arg, .about = &about, .kind = &live_owner, .owner = s});
+    entry->about = &about;
+    entry->kind = &live_owner;
+    entry->owner = s;
+    enum sched_result result = sched_run(session_owner(s), entry);
     live_check(s, result);
     return result;
+}
+
+static enum sched_result live_run(struct session *s, lua_CFunction body, void *arg)
+{
+    return live_run_entry(s, &(struct sched_entry){.body = body, .arg = arg});
 }
 
 static const struct vm_bindings *live_bindings(const struct session *s)
@@ -93,7 +99,7 @@ static const struct vm_bindings *live_bindings(const struct session *s)
 static void live_on_message(struct session *s, bool text, const char *data, size_t len)
 {
     struct live_message m = {s, text, data, len};
-    live_run(s, live_bindings(s)->ws_message, &m);
+    live_run_entry(s, &(struct sched_entry){.push = live_bindings(s)->ws_message, .arg = &m});
 }
 
 /* Before its next message a session moves to the newest code, whose route's function may want to wait first.

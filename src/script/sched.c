@@ -183,13 +183,19 @@ static int sched_trampoline(lua_State *co)
 {
     struct sched *s = &vm_of(co)->sched;
     lua_CFunction body = s->body;
+    int (*push)(lua_State *, const void *) = s->push;
+    int nargs = 0;
     s->body = NULL;
-    if (body == NULL)
+    s->push = NULL;
+    if (body == NULL && push == NULL)
         return luaL_error(co, "this function is the server's own");
     lua_settop(co, 0);
     lua_pushcfunction(co, sched_message_handler);
-    lua_pushcfunction(co, body);
-    return sched_trampoline_done(co, lua_pcallk(co, 0, 0, 1, 0, sched_trampoline_done), 0);
+    if (body != NULL)
+        lua_pushcfunction(co, body);
+    else if ((nargs = push(co, s->arg)) < 0)
+        return 0;
+    return sched_trampoline_done(co, lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done), 0);
 }
 
 /* Counts and logs a failed entry; its message, when there is one, is on top of `co`. */
@@ -236,6 +242,7 @@ static void sched_leave(struct vm *vm)
     if (vm->alive > 0)
         pace_set(vm);
     vm->sched.body = NULL; /* not taken when there was no memory to begin */
+    vm->sched.push = NULL;
     vm->sched.arg = NULL;
     vm->sched.received = NULL;
     vm->about = (struct log_context){.worker = vm->worker};
@@ -279,6 +286,7 @@ enum sched_result sched_run(struct vm *vm, const struct sched_entry *entry)
         return SCHED_FAILED;
     }
     vm->sched.body = entry->body;
+    vm->sched.push = entry->push;
     vm->sched.arg = entry->arg;
     lua_pushcfunction(t.co, sched_trampoline);
     return sched_step(vm, entry, &t, NULL);

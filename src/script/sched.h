@@ -25,6 +25,9 @@ struct sched_thread {
 /* What to run, and for whom. */
 struct sched_entry {
     lua_CFunction body; /* gets `arg` through sched_take_arg and calls the script from there */
+    /* Or, where there is nothing to do after the call, which saves one: pushes a function and its arguments,
+     * and returns how many of these; -1 when there is nothing to call. May raise when memory runs out. */
+    int (*push)(lua_State *L, const void *arg);
     void *arg;
     const struct log_context *about; /* for the log */
     const struct task_owner *kind;   /* NULL: the VM's own business */
@@ -45,7 +48,8 @@ struct sched {
         struct task *task; /* once it has been, or is about to be, suspended */
     } running;
     lua_CFunction body; /* on its way to the trampoline */
-    void *arg;          /* on its way to the body */
+    int (*push)(lua_State *L, const void *arg);
+    void *arg; /* on its way to the body, or to `push` */
     const char *
         received; /* the text that the entry is about: UTF-8, and anchored until the entry is left; or NULL */
 };

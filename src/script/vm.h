@@ -23,16 +23,17 @@
 /* What the bindings (src/lua) bring: how the C side opens the API and enters Lua. The bodies run inside
  * sched_run and take what dispatch.h describes from sched_take_arg. */
 struct vm_bindings {
-    lua_CFunction open;             /* installs the globals */
-    lua_CFunction seal;             /* after the script has been loaded */
-    lua_CFunction life;             /* calls one of the functions of app.on_start or app.on_stop */
-    lua_CFunction request;          /* asks a route's chain for the answer to a request */
-    lua_CFunction ws_open;          /* runs a route's function with a new ws */
-    lua_CFunction ws_message;       /* calls on_text or on_binary */
-    lua_CFunction ws_control;       /* calls on_ping or on_pong */
-    lua_CFunction ws_drain;         /* calls on_drain */
-    lua_CFunction ws_close;         /* calls on_close */
-    lua_CFunction give_up_promises; /* pending ones are rejected with "reloaded"; on the main state */
+    lua_CFunction open;    /* installs the globals */
+    lua_CFunction seal;    /* after the script has been loaded */
+    lua_CFunction life;    /* calls one of the functions of app.on_start or app.on_stop */
+    lua_CFunction request; /* asks a route's chain for the answer to a request */
+    lua_CFunction ws_open; /* runs a route's function with a new ws */
+    int (*ws_message)(lua_State *L,
+                      const void *message); /* pushes on_text or on_binary, with their arguments */
+    lua_CFunction ws_control;               /* calls on_ping or on_pong */
+    lua_CFunction ws_drain;                 /* calls on_drain */
+    lua_CFunction ws_close;                 /* calls on_close */
+    lua_CFunction give_up_promises;         /* pending ones are rejected with "reloaded"; on the main state */
     lua_CFunction ws_pack;   /* copies what a ws takes along to newer code (live.h); on the main state */
     lua_CFunction ws_arrive; /* runs a route's function with the ws that has come from older code */
     /* These run outside of an entry, and never raise: */

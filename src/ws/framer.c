@@ -184,6 +184,11 @@ static ssize_t framer_push(const uint8_t *data, size_t len, int flags, void *use
 {
     (void)flags;
     struct framer_pool *pool = user;
+    if (pool->small) {
+        memcpy(pool->frame + pool->nframe, data, len);
+        pool->nframe += len;
+        return (ssize_t)len;
+    }
     return pool->sink(pool->sink_to, data, len) == 0 ? (ssize_t)len : -1;
 }
 
@@ -223,9 +228,11 @@ int framer_write(struct framer_pool *pool, uint8_t first, const void *data, size
                                      .data_length = len};
     pool->sink = sink;
     pool->sink_to = to;
+    pool->small = len <= FRAMER_SMALL;
+    pool->nframe = 0;
     ssize_t n = wslay_frame_send(pool->writer, &frame);
     if (n >= 0 && (size_t)n == len)
-        return 0;
+        return pool->small && sink(to, pool->frame, pool->nframe) != 0 ? -1 : 0;
     /* Half a frame is out: the context would go on with it. */
     wslay_frame_context_free(pool->writer);
     pool->writer = NULL;

@@ -2,9 +2,9 @@
  * Frames over wslay: contexts from a pool for reading, one context for writing. The thread of its worker.
  *
  * A wslay frame context carries a 4 KiB buffer, so a connection has one only while it is inside a frame. What
- * goes into a context is unmasked before (unmask.h) and stops at the frame's end, or bytes of the next frame
- * would stay in a context that another connection borrows next. A context in which a frame did not end well
- * is freed, never pooled.
+ * goes into a context is unmasked before (unmask.h), payload only by its length, and stops at the frame's
+ * end, or bytes of the next frame would stay in a context that another connection borrows next. A context in
+ * which a frame did not end well is freed, never pooled.
  *
  * Where we are the client, frames are masked on the way out and must not be on the way in (RFC 6455, 5.1).
  * Those connections have a pool of their own: a context that has once written a masked frame would go on
@@ -21,6 +21,9 @@
 #include "base/metrics.h"
 #include "ws/unmask.h"
 
+#define FRAMER_HEADER_MAX 10  /* bytes, of an unmasked frame */
+#define FRAMER_SMALL      512 /* payload that is put together with its header before it goes on */
+
 struct framer; /* a frame being read */
 
 /* Spare contexts of a worker. */
@@ -35,6 +38,9 @@ struct framer_pool {
     /* the frame that framer_write is writing */
     int (*sink)(void *to, const void *data, size_t len);
     void *sink_to;
+    bool small; /* gathered here, for one call of the sink */
+    size_t nframe;
+    uint8_t frame[FRAMER_HEADER_MAX + 4 + FRAMER_SMALL];
 };
 
 /* For connections whose server, or client, we are. 0, or -1 when memory runs out. */
@@ -71,8 +77,6 @@ unsigned framer_read(struct framer_pool *pool, struct framer **rx, uint8_t *data
 
 /* Gives up a frame that will not be read further. */
 void framer_abandon(struct framer_pool *pool, struct framer **rx);
-
-#define FRAMER_HEADER_MAX 10 /* bytes, of an unmasked frame */
 
 /* Bytes that framer_write makes of `len` bytes (RFC 6455, 5.2). */
 static inline size_t framer_size(size_t len)
