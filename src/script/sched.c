@@ -189,7 +189,6 @@ static int sched_trampoline(lua_State *co)
     s->push = NULL;
     if (body == NULL && push == NULL)
         return luaL_error(co, "this function is the server's own");
-    lua_settop(co, 0);
     lua_pushcfunction(co, sched_message_handler);
     if (body != NULL)
         lua_pushcfunction(co, body);
@@ -217,7 +216,8 @@ static void sched_report(struct vm *vm, lua_State *co, int status, bool cut, con
 static void sched_thread_done(struct vm *vm, struct sched_thread *t, bool reusable)
 {
     if (reusable) {
-        lua_settop(t->co, 0);
+        if (lua_gettop(t->co) > 0)
+            lua_settop(t->co, 0);
         sched_thread_put(vm, t);
     } else
         luaL_unref(vm->L, LUA_REGISTRYINDEX, t->ref);

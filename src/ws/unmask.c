@@ -71,25 +71,25 @@ static enum unmask_result header_step(struct unmask *u, uint8_t *data, size_t le
                                       const uint8_t **out, size_t *out_len, bool *frame_end)
 {
     uint8_t *header = data;
-    size_t have = len;
-    bool whole = u->have == 0 && len >= SHORT_HEADER && len >= header_size(u, data);
-    if (!whole) {
+    size_t have = len, size = len >= SHORT_HEADER ? header_size(u, data) : SIZE_MAX;
+    if (u->have == 0 && len >= size)
+        *used = size;
+    else {
         *used = collect(u, data, len);
         header = u->header;
         have = u->have;
+        size = have >= SHORT_HEADER ? header_size(u, header) : SIZE_MAX;
     }
 
     enum unmask_result result = check_header(u, header, have);
-    if (result != UNMASK_OK || have < SHORT_HEADER || have < header_size(u, header))
+    if (result != UNMASK_OK || have < size)
         return result;
 
-    size_t size = header_size(u, header);
-    if (whole)
-        *used = size;
-    memcpy(u->key, header + size - key_size(u), key_size(u));
-    header[1] &= (uint8_t)~MASK_BIT;
     *out = header;
     *out_len = size - key_size(u);
+    if (!u->from_server)
+        memcpy(u->key, header + *out_len, KEY_SIZE);
+    header[1] &= (uint8_t)~MASK_BIT;
     u->left = payload_length(header, *out_len);
     u->have = 0;
     u->in_payload = u->left > 0;
@@ -145,6 +145,14 @@ void unmask_xor(uint8_t *data, size_t len, uint8_t key[4])
     }
     for (; len >= 8; data += 8, len -= 8)
         xor_word(data, mask);
+    if (len >= 4) { /* after which the key is where it was */
+        uint32_t half;
+        memcpy(&half, data, sizeof half);
+        half ^= once;
+        memcpy(data, &half, sizeof half);
+        data += 4;
+        len -= 4;
+    }
     for (size_t i = 0; i < len; i++)
         data[i] ^= twice[i];
 }
