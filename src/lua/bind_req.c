@@ -23,10 +23,28 @@
 
 #define BIND_REQ_TYPE "tidewire.req"
 
+static const char bind_req_metatable; /* its address is the key of that in the registry */
+
 struct bind_req {
     struct head *head; /* a reference */
+    uint32_t magic;    /* BIND_REQ_MAGIC: tells it from other userdata, faster than a metatable's name */
     int fallback;      /* what the server says if nobody else answers; 0 when a route fits */
 };
+
+#define BIND_REQ_MAGIC 0x4ead5e90u
+
+/* NULL when it is something else. */
+static struct bind_req *bind_req_at(lua_State *L, int index)
+{
+    struct bind_req *req = lua_touserdata(L, index);
+    return req != NULL && lua_rawlen(L, index) == sizeof *req && req->magic == BIND_REQ_MAGIC ? req : NULL;
+}
+
+static struct bind_req *bind_req_check(lua_State *L, int index)
+{
+    struct bind_req *req = bind_req_at(L, index);
+    return req != NULL ? req : luaL_checkudata(L, index, BIND_REQ_TYPE); /* raises */
+}
 
 static void bind_req_push_span(lua_State *L, const struct head *head, struct head_span span)
 {
@@ -185,40 +203,39 @@ static void bind_req_push_cookies(lua_State *L, const struct head *head)
     }
 }
 
-/* User values of a request: the tables that were made for it, and the `ws` whose route's function got it. */
-enum bind_req_slot { BIND_REQ_TABLES = 1, BIND_REQ_WS, BIND_REQ_SLOTS = BIND_REQ_WS };
+/* User values of a request: the `ws` whose route's function got it, and what was made for it. */
+enum bind_req_slot {
+    BIND_REQ_NOT_KEPT,
+    BIND_REQ_WS,
+    BIND_REQ_QUERY,
+    BIND_REQ_HEADERS,
+    BIND_REQ_PARAMS,
+    BIND_REQ_CONTEXT,
+    BIND_REQ_COOKIES,
+    BIND_REQ_BODY,
+    BIND_REQ_SLOTS = BIND_REQ_BODY
+};
 
 struct bind_req_field {
     const char *name;
     void (*push)(lua_State *L, const struct head *head);
-    bool kept; /* a table: made once, so that changes to it stay */
+    enum bind_req_slot slot; /* where it is kept once it was made, so that changes to a table stay */
 };
 
 static const struct bind_req_field bind_req_fields[] = {
-    {"method", bind_req_push_method, false},
-    {"path", bind_req_push_path, false},
-    {"query_string", bind_req_push_query_string, false},
-    {"remote_address", bind_req_push_remote, false},
-    {"query", bind_req_push_query, true},
-    {"headers", bind_req_push_headers, true},
-    {"params", bind_req_push_params, true},
-    {"context", bind_req_push_context, true},
-    {"cookies", bind_req_push_cookies, true},
-    {"body", bind_req_push_body, true},
-    {"id", bind_req_push_id, false},
+    {"method", bind_req_push_method, BIND_REQ_NOT_KEPT},
+    {"path", bind_req_push_path, BIND_REQ_NOT_KEPT},
+    {"query_string", bind_req_push_query_string, BIND_REQ_NOT_KEPT},
+    {"remote_address", bind_req_push_remote, BIND_REQ_NOT_KEPT},
+    {"query", bind_req_push_query, BIND_REQ_QUERY},
+    {"headers", bind_req_push_headers, BIND_REQ_HEADERS},
+    {"params", bind_req_push_params, BIND_REQ_PARAMS},
+    {"context", bind_req_push_context, BIND_REQ_CONTEXT},
+    {"cookies", bind_req_push_cookies, BIND_REQ_COOKIES},
+    {"body", bind_req_push_body, BIND_REQ_BODY},
+    {"id", bind_req_push_id, BIND_REQ_NOT_KEPT},
 };
 #define BIND_REQ_FIELDS (sizeof bind_req_fields / sizeof bind_req_fields[0])
-
-/* Pushes the table of what was made for the request at `index`. */
-static void bind_req_push_kept(lua_State *L, int index)
-{
-    if (lua_getiuservalue(L, index, BIND_REQ_TABLES) == LUA_TTABLE)
-        return;
-    lua_pop(L, 1);
-    lua_createtable(L, 0, 2);
-    lua_pushvalue(L, -1);
-    lua_setiuservalue(L, index, BIND_REQ_TABLES);
-}
 
 void bind_req_belongs_to(lua_State *L, int index)
 {
@@ -227,18 +244,12 @@ void bind_req_belongs_to(lua_State *L, int index)
 
 bool bind_req_push_kept_context(lua_State *L, int index)
 {
-    if (lua_getiuservalue(L, index, BIND_REQ_TABLES) == LUA_TTABLE &&
-        lua_getfield(L, -1, "context") != LUA_TNIL)
-        return true;
-    return false;
+    return lua_getiuservalue(L, index, BIND_REQ_CONTEXT) != LUA_TNIL;
 }
 
 void bind_req_set_context(lua_State *L, int index)
 {
-    bind_req_push_kept(L, index);
-    lua_insert(L, -2);
-    lua_setfield(L, -2, "context");
-    lua_pop(L, 1);
+    lua_setiuservalue(L, index, BIND_REQ_CONTEXT);
 }
 
 /* The request at `index` has a context now: its `ws` keeps it. */
@@ -253,7 +264,7 @@ static void bind_req_tell_ws(lua_State *L, int index)
 /* Upvalue 1 has the methods, and the number of each field. */
 static int bind_req_index(lua_State *L)
 {
-    const struct bind_req *req = luaL_checkudata(L, 1, BIND_REQ_TYPE);
+    const struct bind_req *req = bind_req_check(L, 1);
     lua_settop(L, 2);
     lua_pushvalue(L, 2);
     int type = lua_rawget(L, lua_upvalueindex(1));
@@ -263,19 +274,13 @@ static int bind_req_index(lua_State *L)
         return bind_misuse_raise_unknown(L, "req", "method or field", luaL_checkstring(L, 2),
                                          lua_upvalueindex(1), NULL);
     const struct bind_req_field *f = &bind_req_fields[lua_tointeger(L, 3)];
-    if (!f->kept) {
+    if (f->slot == BIND_REQ_NOT_KEPT)
         f->push(L, req->head);
-        return 1;
-    }
-    bind_req_push_kept(L, 1);
-    lua_pushvalue(L, 2);
-    if (lua_rawget(L, -2) == LUA_TNIL) {
-        lua_pop(L, 1);
+    else if (lua_getiuservalue(L, 1, f->slot) == LUA_TNIL) {
         f->push(L, req->head);
-        lua_pushvalue(L, 2);
-        lua_pushvalue(L, -2);
-        lua_rawset(L, -4);
-        if (f->push == bind_req_push_context)
+        lua_pushvalue(L, -1);
+        lua_setiuservalue(L, 1, f->slot);
+        if (f->slot == BIND_REQ_CONTEXT)
             bind_req_tell_ws(L, 1);
     }
     return 1;
@@ -288,7 +293,7 @@ static int bind_req_newindex(lua_State *L)
 
 static int bind_req_gc(lua_State *L)
 {
-    struct bind_req *req = luaL_checkudata(L, 1, BIND_REQ_TYPE);
+    struct bind_req *req = bind_req_check(L, 1);
     head_unref(req->head);
     req->head = NULL;
     return 0;
@@ -297,9 +302,9 @@ static int bind_req_gc(lua_State *L)
 void bind_req_push(lua_State *L, struct head *head)
 {
     struct bind_req *req = lua_newuserdatauv(L, sizeof *req, BIND_REQ_SLOTS);
-    req->head = head_ref(head);
-    req->fallback = 0;
-    luaL_setmetatable(L, BIND_REQ_TYPE);
+    *req = (struct bind_req){.head = head_ref(head), .magic = BIND_REQ_MAGIC};
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &bind_req_metatable);
+    lua_setmetatable(L, -2);
 }
 
 void bind_req_push_exchange(lua_State *L, struct exchange *x)
@@ -309,23 +314,19 @@ void bind_req_push_exchange(lua_State *L, struct exchange *x)
     req->fallback = x->fallback.status;
     if (x->body.len == 0)
         return;
-    int index = lua_gettop(L);
-    bind_req_push_kept(L, index);
     lua_pushlstring(L, x->body.data, x->body.len);
-    lua_setfield(L, -2, "body");
-    lua_settop(L, index);
+    lua_setiuservalue(L, -2, BIND_REQ_BODY);
     buf_fini(&x->body); /* the string is enough */
 }
 
 bool bind_req_is(lua_State *L, int index)
 {
-    return luaL_testudata(L, index, BIND_REQ_TYPE) != NULL;
+    return bind_req_at(L, index) != NULL;
 }
 
 int bind_req_fallback(lua_State *L, int index)
 {
-    const struct bind_req *req = luaL_checkudata(L, index, BIND_REQ_TYPE);
-    return req->fallback;
+    return bind_req_check(L, index)->fallback;
 }
 
 /* ---- bodies ---- */
@@ -335,8 +336,7 @@ static const char *bind_req_body(lua_State *L, size_t *len)
 {
     bind_misuse_check_self(L, BIND_REQ_TYPE, "a request", "req:json()");
     lua_settop(L, 1);
-    bind_req_push_kept(L, 1);
-    if (lua_getfield(L, -1, "body") != LUA_TSTRING) {
+    if (lua_getiuservalue(L, 1, BIND_REQ_BODY) != LUA_TSTRING) {
         lua_pop(L, 1);
         lua_pushliteral(L, "");
     }
@@ -436,6 +436,8 @@ void bind_req_open(lua_State *L)
     static const luaL_Reg methods[] = {
         {"__newindex", bind_req_newindex}, {"__gc", bind_req_gc}, {NULL, NULL}};
     luaL_newmetatable(L, BIND_REQ_TYPE);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &bind_req_metatable);
     luaL_setfuncs(L, methods, 0);
     lua_createtable(L, 0, 2 + BIND_REQ_FIELDS);
     lua_pushcfunction(L, bind_req_json);
