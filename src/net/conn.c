@@ -183,7 +183,7 @@ static void conn_on_io(struct ev_loop *loop, ev_io *io, int revents)
         conn_flush(c);
     if ((revents & EV_READ) && c->state != CONN_DEAD)
         conn_read(c);
-    if (c->worker->fresh > WORKER_FRESH)
+    if (c->worker->fresh > WORKER_FRESH && !c->worker->due)
         worker_send_fresh(c->worker);
 }
 

@@ -97,7 +97,7 @@ struct worker {
 /* Prepares a worker; its thread does not run yet. NULL when memory runs out or the kernel refuses. */
 struct worker *worker_create(unsigned index, const struct config *config, const struct worker_hooks *hooks);
 /* Sends what is in the queues already, while it is still in the processor's cache. What else is due at the
- * end of the iteration stays so. */
+ * end of the iteration stays so. Not while `due`: an answer leaves behind what was published before it. */
 void worker_send_fresh(struct worker *w);
 /* Starts the thread. It posts `finished` to `to` just before it ends. 0 or an errno. */
 int worker_start(struct worker *w, struct mailbox *to, struct mail *finished);
