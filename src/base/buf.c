@@ -7,6 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int buf_resize(struct buf *b, size_t cap)
+{
+    char *data = realloc(b->data, cap);
+    if (data == NULL)
+        return -1;
+    b->data = data;
+    b->cap = cap;
+    return 0;
+}
+
 int buf_reserve(struct buf *b, size_t extra)
 {
     if (extra <= b->cap - b->len)
@@ -16,12 +26,14 @@ int buf_reserve(struct buf *b, size_t extra)
     size_t cap = b->cap < 64 ? 64 : b->cap;
     while (cap - b->len < extra)
         cap *= 2;
-    char *data = realloc(b->data, cap);
-    if (data == NULL)
-        return -1;
-    b->data = data;
-    b->cap = cap;
-    return 0;
+    return buf_resize(b, cap);
+}
+
+int buf_reserve_exact(struct buf *b, size_t extra)
+{
+    if (extra <= b->cap - b->len)
+        return 0;
+    return extra > SIZE_MAX / 2 - b->len ? -1 : buf_resize(b, b->len + extra);
 }
 
 int buf_append(struct buf *b, const void *data, size_t len)

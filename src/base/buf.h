@@ -25,6 +25,9 @@ int buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf
 /* Makes room for `extra` more bytes at data + len, growing by doubling; 0 or -1. */
 int buf_reserve(struct buf *b, size_t extra);
 
+/* The same without doubling: `cap` is then what is needed. */
+int buf_reserve_exact(struct buf *b, size_t extra);
+
 /* Frees the memory; the buffer is empty and usable again. */
 void buf_fini(struct buf *b);
 

@@ -19,6 +19,7 @@
 #include "lua/bind_misuse.h"
 #include "lua/bind_ws.h"
 #include "script/dispatch.h"
+#include "script/pace.h"
 #include "script/vm.h"
 
 #define BIND_REQ_TYPE "tidewire.req"
@@ -270,10 +271,11 @@ static int bind_req_index(lua_State *L)
     int type = lua_rawget(L, lua_upvalueindex(1));
     if (type == LUA_TFUNCTION)
         return 1;
-    if (type == LUA_TNIL)
+    lua_Unsigned field = (lua_Unsigned)lua_tointeger(L, 3);
+    if (type == LUA_TNIL || field >= BIND_REQ_FIELDS) /* debug can get at the table */
         return bind_misuse_raise_unknown(L, "req", "method or field", luaL_checkstring(L, 2),
                                          lua_upvalueindex(1), NULL);
-    const struct bind_req_field *f = &bind_req_fields[lua_tointeger(L, 3)];
+    const struct bind_req_field *f = &bind_req_fields[field];
     if (f->slot == BIND_REQ_NOT_KEPT)
         f->push(L, req->head);
     else if (lua_getiuservalue(L, 1, f->slot) == LUA_TNIL) {
@@ -305,6 +307,7 @@ void bind_req_push(lua_State *L, struct head *head)
     *req = (struct bind_req){.head = head_ref(head), .magic = BIND_REQ_MAGIC};
     lua_rawgetp(L, LUA_REGISTRYINDEX, &bind_req_metatable);
     lua_setmetatable(L, -2);
+    pace_charge(L, head_block_size(head));
 }
 
 void bind_req_push_exchange(lua_State *L, struct exchange *x)

@@ -477,10 +477,11 @@ static int bind_ws_index(lua_State *L)
     if (type == LUA_TFUNCTION)
         return 1;
     const struct bind_ws *box = bind_ws_check(L);
-    if (type == LUA_TNIL)
+    lua_Unsigned field = (lua_Unsigned)lua_tointeger(L, -1);
+    if (type == LUA_TNIL || field >= BIND_WS_FIELDS) /* debug can get at the table */
         return bind_misuse_raise_unknown(L, "ws", "method or field", luaL_checkstring(L, 2),
                                          lua_upvalueindex(1), NULL);
-    bind_ws_fields[lua_tointeger(L, -1)].push(L, box);
+    bind_ws_fields[field].push(L, box);
     return 1;
 }
 

@@ -45,7 +45,7 @@ void worker_conn_closed(struct worker *w)
 void worker_settle(struct worker *w)
 {
     struct conn *c = w->dirty, *next;
-    w->dirty = NULL;
+    w->dirty = w->kept = NULL;
     w->fresh = 0;
     for (; c != NULL; c = next) {
         next = c->next;
@@ -57,7 +57,7 @@ void worker_send_fresh(struct worker *w)
 {
     struct conn **at = &w->dirty;
     w->fresh = 0;
-    while (*at != NULL) {
+    while (*at != NULL && *at != w->kept) {
         struct conn *c = *at;
         if (c->later || c->state == CONN_DEAD) {
             at = &c->next;
@@ -67,6 +67,7 @@ void worker_send_fresh(struct worker *w)
         c->dirty = false;
         conn_flush(c);
     }
+    w->kept = w->dirty;
 }
 
 static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, int revents)

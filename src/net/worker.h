@@ -56,6 +56,7 @@ struct worker {
     struct ev_loop *loop;
     uint8_t *input;
     struct conn *dirty; /* connections with something to flush or to free at the end of this iteration */
+    struct conn *kept;  /* the first of those that worker_send_fresh has left there; NULL: none */
     size_t fresh;       /* bytes that were added to send queues in this iteration */
     struct list ready;  /* held input that waits for its turn (conn.c) */
     struct metrics *metrics;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * How often Lua's collector goes over the heap. */
+ * When Lua's collector goes over the heap. */
 #include "script/pace.h"
 
 #include <lauxlib.h>
@@ -11,9 +11,10 @@
 /* May gather in a small heap: it fits a processor's second-level cache. */
 #define PACE_GARBAGE (512 * 1024)
 
-/* The heap's size at which a cycle begins, in percent of what was alive; Lua keeps multiples of 4 up to 1020.
- */
-enum { PACE_USUAL = 200, PACE_MOST = 1000, PACE_STEP = 4 };
+/* What is kept outside is told in pieces of this size. */
+#define PACE_PIECE (16 * 1024)
+
+enum { KIB = 1024 };
 
 /* A userdata that nobody has, so that each cycle of the collector tells us. */
 static void pace_wait(lua_State *L)
@@ -28,13 +29,12 @@ static int pace_on_cycle(lua_State *L)
 {
     struct vm *vm = vm_of(L);
     vm->alive = vm->memory;
-    pace_wait(L);
+    pace_wait(L); /* when memory runs out here, Lua's own pace is what remains */
     return 0;
 }
 
 void pace_open(lua_State *L)
 {
-    vm_of(L)->pause = PACE_USUAL;
     luaL_newmetatable(L, PACE_TYPE);
     lua_pushcfunction(L, pace_on_cycle);
     lua_setfield(L, -2, "__gc");
@@ -42,14 +42,22 @@ void pace_open(lua_State *L)
     pace_wait(L);
 }
 
-void pace_set(struct vm *vm)
+/* LUA_GCSTEP with a number adds to the collector's debt, or takes from it, without a change of its settings:
+ * those are the script's (collectgarbage). */
+void pace_credit(struct vm *vm)
 {
-    size_t pause = 100 + (size_t)100 * PACE_GARBAGE / vm->alive;
-    pause = pause < PACE_USUAL ? PACE_USUAL : pause > PACE_MOST ? PACE_MOST : pause;
-    int next = (int)(pause - pause % PACE_STEP), now = lua_gc(vm->L, LUA_GCSETPAUSE, next);
-    if (now == vm->pause)
-        vm->pause = next;
-    else /* the script has set it */
-        lua_gc(vm->L, LUA_GCSETPAUSE, now);
+    if (vm->alive < PACE_GARBAGE)
+        lua_gc(vm->L, LUA_GCSTEP, -(int)((PACE_GARBAGE - vm->alive) / KIB));
     vm->alive = 0;
+}
+
+void pace_charge(lua_State *L, size_t bytes)
+{
+    struct vm *vm = vm_of(L);
+    vm->outside += bytes;
+    if (vm->outside < PACE_PIECE)
+        return;
+    int debt = (int)(vm->outside / KIB);
+    vm->outside = 0;
+    lua_gc(L, LUA_GCSTEP, debt);
 }

@@ -184,6 +184,7 @@ static int sched_trampoline(lua_State *co)
     struct sched *s = &vm_of(co)->sched;
     lua_CFunction body = s->body;
     int (*push)(lua_State *, const void *) = s->push;
+    const void *arg = s->arg;
     int nargs = 0;
     s->body = NULL;
     s->push = NULL;
@@ -192,8 +193,11 @@ static int sched_trampoline(lua_State *co)
     lua_pushcfunction(co, sched_message_handler);
     if (body != NULL)
         lua_pushcfunction(co, body);
-    else if ((nargs = push(co, s->arg)) < 0)
-        return 0;
+    else {
+        s->arg = NULL; /* or a body that a script got hold of would find it (sched_take_arg) */
+        if ((nargs = push(co, arg)) < 0)
+            return 0;
+    }
     return sched_trampoline_done(co, lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done), 0);
 }
 
@@ -240,7 +244,7 @@ static void sched_begin(struct vm *vm, const struct sched_entry *entry, struct s
 static void sched_leave(struct vm *vm)
 {
     if (vm->alive > 0)
-        pace_set(vm);
+        pace_credit(vm);
     vm->sched.body = NULL; /* not taken when there was no memory to begin */
     vm->sched.push = NULL;
     vm->sched.arg = NULL;

@@ -61,8 +61,8 @@ struct vm {
     struct vm_route *routes;     /* by route number */
     int fallback;                /* registry reference: middleware around what fits no route; or LUA_NOREF */
     size_t memory, memory_limit; /* bytes */
-    size_t alive;             /* of these, when the collector has just been over them; 0: that was seen to */
-    int pause;                /* what pace.c has set for it */
+    size_t alive;   /* of these, when the collector has just been over them; 0: that was seen to (pace.h) */
+    size_t outside; /* bytes that objects keep outside of Lua, not told to the collector yet */
     unsigned worker, workers; /* this worker's number, how many there are */
     struct worker *home;      /* the worker that has the VM now; NULL while loading */
     unsigned holds;           /* what needs the VM: connections, tasks, timers, completions */

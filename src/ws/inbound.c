@@ -184,17 +184,17 @@ static bool inbound_has_no_room(const struct session *s, size_t extra)
     return worker_over_limit(w, METRIC_REASSEMBLY_BYTES, w->config->reassembly_limit, extra);
 }
 
-/* Room for `len` more bytes of a message. */
-static unsigned inbound_reserve(struct session *s, size_t len)
+/* Room for `len` more bytes of a message, and for nothing beyond them when these are its rest. */
+static unsigned inbound_reserve(struct session *s, size_t len, bool rest)
 {
     struct inbound *in = &s->more->in;
-    size_t before = in->body.cap, growth = before > len ? before : len; /* it doubles */
+    size_t before = in->body.cap, growth = rest ? in->body.len + len - before : before > len ? before : len;
     /* One whose handler is suspended is going to be paused instead. */
     if (in->suspended == 0 && inbound_has_no_room(s, growth)) {
         metrics_add(session_metrics(s), METRIC_REASSEMBLY_REFUSED, 1);
         return CLOSECODE_TRY_AGAIN_LATER;
     }
-    if (buf_reserve(&in->body, len) < 0)
+    if ((rest ? buf_reserve_exact(&in->body, len) : buf_reserve(&in->body, len)) < 0)
         return CLOSECODE_INTERNAL_ERROR;
     metrics_add(session_metrics(s), METRIC_REASSEMBLY_BYTES, in->body.cap - before);
     return 0;
@@ -216,7 +216,7 @@ static unsigned inbound_reserve_inflated(struct session *s, struct buf *body, si
     size_t want = input * 4 > INBOUND_INFLATE_MIN ? input * 4 : INBOUND_INFLATE_MIN;
     want = want < most ? want : most;
     if (s->more != NULL && body == &s->more->in.body)
-        return inbound_reserve(s, want);
+        return inbound_reserve(s, want, false);
     return buf_reserve(body, want) < 0 ? CLOSECODE_INTERNAL_ERROR : 0;
 }
 
@@ -257,11 +257,11 @@ static unsigned inbound_append(struct session *s, const struct framer_header *h,
                                size_t len)
 {
     struct buf *body = &s->more->in.body;
-    size_t have = body->len + len, want = len;
+    size_t have = body->len + len, room = body->cap - body->len;
     /* Memory grows with what has arrived: the rest of a message gets its place when a good part is here. */
-    if (h->opcode != WSLAY_CONTINUATION_FRAME && h->length / INBOUND_GROWTH <= have)
-        want = (size_t)h->length - body->len;
-    unsigned fault = body->cap - body->len < len ? inbound_reserve(s, want) : 0;
+    bool rest = h->opcode != WSLAY_CONTINUATION_FRAME && h->length / INBOUND_GROWTH <= have;
+    size_t want = rest ? (size_t)h->length - body->len : len;
+    unsigned fault = room < len ? inbound_reserve(s, want, rest) : 0;
     if (fault != 0)
         return fault;
     if (len > 0 && data != (const uint8_t *)body->data + body->len)

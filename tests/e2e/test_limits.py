@@ -464,6 +464,38 @@ def test_a_message_that_grows_does_not_go_beyond_reassembly_limit(serve):
     close_all(clients)
 
 
+def test_memory_for_a_message_is_at_most_four_times_what_has_arrived(serve):
+    server = serve(f"app.websocket('/x', {ECHO})")
+    size = 512 * 1024 + 1  # a byte more than a power of two
+    whole = frame(TEXT, "x" * size)
+    quarter = size // 4 + 100
+    with server.raw("/x") as client:
+        server.send_apart(client, whole[:10_000])
+        assert 9_000 < server.metrics()["tidewire_reassembly_bytes"] <= 40_000
+        server.send_apart(client, whole[10_000:quarter])
+        assert server.metrics()["tidewire_reassembly_bytes"] == size
+        client.send(whole[quarter:])
+        assert client.text() == "x" * size
+        assert server.metrics()["tidewire_reassembly_bytes"] == 0
+
+
+def test_what_requests_keep_outside_of_lua_is_collected_in_time(serve):
+    server = serve("""
+        local alive = setmetatable({}, {__mode = "k"})
+        app.get("/", function(req)
+          local n = 0
+          alive[req] = true
+          for _ in pairs(alive) do n = n + 1 end
+          return tostring(n)
+        end)""")
+    with server.raw() as client:
+        most = 0
+        for _ in range(400):
+            client.send("GET / HTTP/1.1\r\nHost: x\r\nX: " + "x" * 15_000 + "\r\n\r\n")
+            most = max(most, int(client.response().body))
+        assert most < 200, "6 MB of request heads wait for Lua's collector"
+
+
 def test_a_connection_whose_handler_waits_is_paused_at_reassembly_limit_not_closed(serve):
     server = serve("""local go = app.promise()
         app.websocket("/x", function(ws) ws:on_text(function(ws, text) go:await() ws:send(text:sub(1, 6)) end) end)

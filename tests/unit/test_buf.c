@@ -130,6 +130,24 @@ static void usable_after_fini(void **state)
     buf_fini(&b);
 }
 
+static void reserves_exactly(void **state)
+{
+    (void)state;
+    struct buf b = BUF_INIT;
+    assert_int_equal(buf_reserve_exact(&b, 1000), 0);
+    assert_int_equal(b.cap, 1000);
+    assert_int_equal(buf_append(&b, "abc", 3), 0);
+    assert_int_equal(b.cap, 1000);
+    assert_int_equal(buf_reserve_exact(&b, 997), 0); /* there is */
+    assert_int_equal(b.cap, 1000);
+    assert_int_equal(buf_reserve_exact(&b, 1001), 0);
+    assert_int_equal(b.cap, 1004);
+    assert_memory_equal(b.data, "abc", 3);
+    assert_int_equal(buf_reserve_exact(&b, SIZE_MAX - 2), -1);
+    assert_int_equal(b.cap, 1004);
+    buf_fini(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -140,6 +158,7 @@ int main(void)
         cmocka_unit_test(reserve_makes_room_once),
         cmocka_unit_test(too_much_changes_nothing),
         cmocka_unit_test(usable_after_fini),
+        cmocka_unit_test(reserves_exactly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
