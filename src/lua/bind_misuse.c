@@ -68,8 +68,7 @@ static void bind_misuse_push_list(lua_State *L, int index)
     }
 }
 
-int bind_misuse_raise_unknown(lua_State *L, const char *what, const char *kind, const char *key, int index,
-                              const char *const *more)
+int bind_misuse_raise_unknown(lua_State *L, const char *what, const char *kind, const char *key, int index)
 {
     struct nearest meant;
     const char *name;
@@ -78,14 +77,9 @@ int bind_misuse_raise_unknown(lua_State *L, const char *what, const char *kind, 
     lua_pushnil(L);
     while (bind_misuse_next(L, index, &name))
         nearest_try(&meant, name);
-    for (size_t i = 0; more != NULL && more[i] != NULL; i++)
-        nearest_try(&meant, more[i]);
     if (meant.name != NULL)
         return luaL_error(L, "%s has no %s '%s'; did you mean '%s'?", what, kind, key, meant.name);
-    if (more == NULL)
-        bind_misuse_push_list(L, index);
-    else
-        lua_pushliteral(L, "");
+    bind_misuse_push_list(L, index);
     return luaL_error(L, "%s has no %s '%s'%s", what, kind, key, lua_tostring(L, -1));
 }
 
@@ -95,7 +89,7 @@ static int bind_misuse_unknown(lua_State *L)
     luaL_checktype(L, 1, LUA_TTABLE);
     const char *key = luaL_tolstring(L, 2, NULL);
     return bind_misuse_raise_unknown(L, lua_tostring(L, lua_upvalueindex(1)),
-                                     lua_tostring(L, lua_upvalueindex(2)), key, 1, NULL);
+                                     lua_tostring(L, lua_upvalueindex(2)), key, 1);
 }
 
 void bind_misuse_guard(lua_State *L, const char *what, const char *kind)

@@ -14,9 +14,8 @@ void bind_misuse_check_dot(lua_State *L, const char *what);
 void *bind_misuse_check_self(lua_State *L, const char *type, const char *name, const char *example);
 
 /* Raises: `what` ("ws") has no `kind` ("method or field") `key`; tells which was probably meant of the names
- * in the table at `index` and in `more` (ends with NULL; or NULL), or, when these are few, all of them. */
-int bind_misuse_raise_unknown(lua_State *L, const char *what, const char *kind, const char *key, int index,
-                              const char *const *more);
+ * in the table at `index`, or, when these are few, all of them. */
+int bind_misuse_raise_unknown(lua_State *L, const char *what, const char *kind, const char *key, int index);
 
 /* From now on the table at the top raises so when it is asked for what it does not have. */
 void bind_misuse_guard(lua_State *L, const char *what, const char *kind);

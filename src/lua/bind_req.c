@@ -274,7 +274,7 @@ static int bind_req_index(lua_State *L)
     lua_Unsigned field = (lua_Unsigned)lua_tointeger(L, 3);
     if (type == LUA_TNIL || field >= BIND_REQ_FIELDS) /* debug can get at the table */
         return bind_misuse_raise_unknown(L, "req", "method or field", luaL_checkstring(L, 2),
-                                         lua_upvalueindex(1), NULL);
+                                         lua_upvalueindex(1));
     const struct bind_req_field *f = &bind_req_fields[field];
     if (f->slot == BIND_REQ_NOT_KEPT)
         f->push(L, req->head);

@@ -480,7 +480,7 @@ static int bind_ws_index(lua_State *L)
     lua_Unsigned field = (lua_Unsigned)lua_tointeger(L, -1);
     if (type == LUA_TNIL || field >= BIND_WS_FIELDS) /* debug can get at the table */
         return bind_misuse_raise_unknown(L, "ws", "method or field", luaL_checkstring(L, 2),
-                                         lua_upvalueindex(1), NULL);
+                                         lua_upvalueindex(1));
     bind_ws_fields[field].push(L, box);
     return 1;
 }

@@ -49,9 +49,8 @@ struct sched {
     } running;
     lua_CFunction body; /* on its way to the trampoline */
     int (*push)(lua_State *L, const void *arg);
-    void *arg; /* on its way to the body, or to `push` */
-    const char *
-        received; /* the text that the entry is about: UTF-8, and anchored until the entry is left; or NULL */
+    void *arg;            /* on its way to the body, or to `push` */
+    const char *received; /* the text that the entry is about, which is UTF-8 and anchored; NULL when left */
 };
 
 /* The argument of the entry that is beginning, for its body; once. Raises when there is none: scripts can get
