@@ -97,6 +97,14 @@ static inline bool is_ascii_block(const uint8_t *p)
     return is_ascii(load(p) | load(p + VECTOR) | load(p + 2 * VECTOR) | load(p + 3 * VECTOR));
 }
 
+/* Text of WORD to 2 * VECTOR bytes, which most messages are. */
+static inline bool is_ascii_short(const uint8_t *p, size_t len)
+{
+    if (len <= VECTOR)
+        return is_ascii_word(p) && is_ascii_word(p + len - WORD);
+    return is_ascii(load(p) | load(p + len - VECTOR));
+}
+
 /* How many bytes of at least WORD are ASCII for sure: all of them, or those before the load that saw another.
  * The last load ends where the text does, so it may see bytes again. */
 static size_t skip_ascii(const uint8_t *p, size_t len)
@@ -232,6 +240,8 @@ bool utf8_feed(struct utf8 *u, const void *data, size_t len)
     const uint8_t *p = data;
     uint64_t state = u->state ^ START; /* which makes START of a zeroed state */
 
+    if (state == START && len >= WORD && len <= 2 * VECTOR && is_ascii_short(p, len))
+        return true;
     for (; len > 0 && state != START && state != REJECT; p++, len--)
         state = walk(state, p, 1);
     if (state == START)

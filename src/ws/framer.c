@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Frames over wslay. */
+ * Frames: read through wslay, written by hand. */
 #include "ws/framer.h"
 
 #include <openssl/rand.h>
@@ -9,6 +9,13 @@
 #include "ws/closecode.h"
 
 #define FRAMER_POOL_LIMIT 64
+
+#define FRAMER_FIN      0x80
+#define FRAMER_MASKED   0x80
+#define FRAMER_KEY_SIZE 4
+
+/* Payload that fits is put together with its header before it goes on. */
+#define FRAMER_PIECE 512
 
 struct framer {
     wslay_frame_context_ptr context;
@@ -180,69 +187,73 @@ unsigned framer_read(struct framer_pool *pool, struct framer **rx, uint8_t *data
 
 /* ---- writing ---- */
 
-static ssize_t framer_push(const uint8_t *data, size_t len, int flags, void *user)
+/* Header of a frame with FIN (RFC 6455, 5.2), and the key when it is masked. Returns its size. */
+static size_t framer_put_header(uint8_t *to, uint8_t first, size_t len, const uint8_t *key)
 {
-    (void)flags;
-    struct framer_pool *pool = user;
-    if (pool->small) {
-        memcpy(pool->frame + pool->nframe, data, len);
-        pool->nframe += len;
-        return (ssize_t)len;
-    }
-    return pool->sink(pool->sink_to, data, len) == 0 ? (ssize_t)len : -1;
+    size_t bytes = len < 126 ? 0 : len < 65536 ? 2 : 8; /* that the length takes beyond its first */
+    to[0] = FRAMER_FIN | first;
+    to[1] = (uint8_t)(bytes == 0 ? len : bytes == 2 ? 126 : 127);
+    for (size_t i = 0; i < bytes; i++)
+        to[2 + i] = (uint8_t)(len >> 8 * (bytes - 1 - i));
+    if (key == NULL)
+        return 2 + bytes;
+    to[1] |= FRAMER_MASKED;
+    memcpy(to + 2 + bytes, key, FRAMER_KEY_SIZE);
+    return 2 + bytes + FRAMER_KEY_SIZE;
 }
 
-/* wslay asks for a masking key, which must be unpredictable (RFC 6455, 5.3 and 10.3). */
-static int framer_pick_key(uint8_t *key, size_t len, void *user)
+/* A masking key, which must be unpredictable (RFC 6455, 5.3 and 10.3). */
+static int framer_pick_key(struct framer_pool *pool, uint8_t *key)
 {
-    struct framer_pool *pool = user;
-    if (pool->nrandom < len) {
+    if (pool->nrandom == 0) {
         if (RAND_bytes(pool->random, sizeof pool->random) != 1)
             return -1;
         pool->nrandom = sizeof pool->random;
     }
-    memcpy(key, pool->random + sizeof pool->random - pool->nrandom, len);
-    pool->nrandom = (uint16_t)(pool->nrandom - len);
+    memcpy(key, pool->random + sizeof pool->random - pool->nrandom, FRAMER_KEY_SIZE);
+    pool->nrandom -= FRAMER_KEY_SIZE;
     return 0;
 }
 
-static int framer_make_writer(struct framer_pool *pool)
+/* A copy of the payload is what is masked, piece by piece. */
+static int framer_write_masked(struct framer_pool *pool, uint8_t first, const uint8_t *data, size_t len,
+                               framer_sink *sink, void *to)
 {
-    static const struct wslay_frame_callbacks callbacks = {.send_callback = framer_push,
-                                                           .genmask_callback = framer_pick_key};
-    pool->writer = NULL;
-    return wslay_frame_context_init(&pool->writer, &callbacks, pool) == 0 ? 0 : -1;
-}
-
-int framer_write(struct framer_pool *pool, uint8_t first, const void *data, size_t len,
-                 int (*sink)(void *to, const void *data, size_t len), void *to)
-{
-    if (pool->writer == NULL && framer_make_writer(pool) < 0)
+    uint8_t key[FRAMER_KEY_SIZE], piece[FRAMER_PIECE];
+    if (framer_pick_key(pool, key) < 0)
         return -1;
-    struct wslay_frame_iocb frame = {.fin = 1,
-                                     .rsv = first >> 4 & 7,
-                                     .opcode = first & 15,
-                                     .mask = pool->is_client,
-                                     .payload_length = len,
-                                     .data = data,
-                                     .data_length = len};
-    pool->sink = sink;
-    pool->sink_to = to;
-    pool->small = len <= FRAMER_SMALL;
-    pool->nframe = 0;
-    ssize_t n = wslay_frame_send(pool->writer, &frame);
-    if (n >= 0 && (size_t)n == len)
-        return pool->small && sink(to, pool->frame, pool->nframe) != 0 ? -1 : 0;
-    /* Half a frame is out: the context would go on with it. */
-    wslay_frame_context_free(pool->writer);
-    pool->writer = NULL;
-    return -1;
+    size_t have = framer_put_header(piece, first, len, key);
+    do {
+        size_t n = len < sizeof piece - have ? len : sizeof piece - have;
+        if (n > 0)
+            memcpy(piece + have, data, n);
+        unmask_xor(piece + have, n, key);
+        if (sink(to, piece, have + n) != 0)
+            return -1;
+        data += n;
+        len -= n;
+        have = 0;
+    } while (len > 0);
+    return 0;
 }
 
-int framer_pool_init(struct framer_pool *pool, struct metrics *metrics, bool is_client)
+int framer_write(struct framer_pool *pool, uint8_t first, const void *data, size_t len, framer_sink *sink,
+                 void *to)
+{
+    uint8_t piece[FRAMER_PIECE];
+    if (pool->is_client)
+        return framer_write_masked(pool, first, data, len, sink, to);
+    size_t have = framer_put_header(piece, first, len, NULL);
+    if (len > sizeof piece - have)
+        return sink(to, piece, have) == 0 && sink(to, data, len) == 0 ? 0 : -1;
+    if (len > 0)
+        memcpy(piece + have, data, len);
+    return sink(to, piece, have + len) == 0 ? 0 : -1;
+}
+
+void framer_pool_init(struct framer_pool *pool, struct metrics *metrics, bool is_client)
 {
     *pool = (struct framer_pool){.metrics = metrics, .is_client = is_client};
-    return framer_make_writer(pool);
 }
 
 void framer_pool_fini(struct framer_pool *pool)
@@ -252,8 +263,6 @@ void framer_pool_fini(struct framer_pool *pool)
         pool->spare = f->next;
         framer_free(f);
     }
-    wslay_frame_context_free(pool->writer);
-    pool->writer = NULL;
 }
 
 const uint8_t *framer_payload(const uint8_t *frame, size_t *len)

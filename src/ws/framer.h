@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Frames over wslay: contexts from a pool for reading, one context for writing. The thread of its worker.
+ * Frames: wslay judges what is read, in contexts from a pool; headers that are written take a few lines. The
+ * thread of its worker.
  *
  * A wslay frame context carries a 4 KiB buffer, so a connection has one only while it is inside a frame. What
  * goes into a context is unmasked before (unmask.h), payload only by its length, and stops at the frame's
@@ -7,8 +8,7 @@
  * which a frame did not end well is freed, never pooled.
  *
  * Where we are the client, frames are masked on the way out and must not be on the way in (RFC 6455, 5.1).
- * Those connections have a pool of their own: a context that has once written a masked frame would go on
- * masking (wslay 1.0.1 never clears `omask`). */
+ * Those connections have a pool of their own. */
 #ifndef TIDEWIRE_WS_FRAMER_H
 #define TIDEWIRE_WS_FRAMER_H
 
@@ -21,8 +21,7 @@
 #include "base/metrics.h"
 #include "ws/unmask.h"
 
-#define FRAMER_HEADER_MAX 10  /* bytes, of an unmasked frame */
-#define FRAMER_SMALL      512 /* payload that is put together with its header before it goes on */
+#define FRAMER_HEADER_MAX 10 /* bytes, of an unmasked frame */
 
 struct framer; /* a frame being read */
 
@@ -34,17 +33,10 @@ struct framer_pool {
     bool is_client;
     uint8_t random[256]; /* for masking keys; the last `nrandom` bytes are still unused */
     uint16_t nrandom;
-    wslay_frame_context_ptr writer;
-    /* the frame that framer_write is writing */
-    int (*sink)(void *to, const void *data, size_t len);
-    void *sink_to;
-    bool small; /* gathered here, for one call of the sink */
-    size_t nframe;
-    uint8_t frame[FRAMER_HEADER_MAX + 4 + FRAMER_SMALL];
 };
 
-/* For connections whose server, or client, we are. 0, or -1 when memory runs out. */
-int framer_pool_init(struct framer_pool *pool, struct metrics *metrics, bool is_client);
+/* For connections whose server, or client, we are. */
+void framer_pool_init(struct framer_pool *pool, struct metrics *metrics, bool is_client);
 void framer_pool_fini(struct framer_pool *pool);
 
 /* What a frame's header says. */
@@ -90,9 +82,12 @@ const uint8_t *framer_payload(const uint8_t *frame, size_t *len);
 
 #define FRAMER_RSV1 0x40 /* the message is compressed (RFC 7692, 6) */
 
-/* Writes one frame with FIN into `sink`, which copies the bytes and returns 0, or non-zero to give up.
- * `first` is the opcode, and FRAMER_RSV1 or not. 0 or -1. */
-int framer_write(struct framer_pool *pool, uint8_t first, const void *data, size_t len,
-                 int (*sink)(void *to, const void *data, size_t len), void *to);
+/* Copies the bytes; 0, or non-zero to give up. */
+typedef int framer_sink(void *to, const void *data, size_t len);
+
+/* Writes one frame with FIN into `sink`. `first` is the opcode, and FRAMER_RSV1 or not. 0, or -1 when the
+ * sink gave up or there was no randomness for a mask; then part of the frame may be out. */
+int framer_write(struct framer_pool *pool, uint8_t first, const void *data, size_t len, framer_sink *sink,
+                 void *to);
 
 #endif

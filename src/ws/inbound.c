@@ -30,7 +30,7 @@
 #define INBOUND_INFLATED_KEEP (1 << 18)
 
 /* A message's memory is never more than so many times what has arrived of it. */
-#define INBOUND_GROWTH 4
+#define INBOUND_GROWTH 16
 
 /* Fewer bytes are not worth a recv of their own. */
 #define INBOUND_DIRECT_MIN 65536

@@ -676,11 +676,10 @@ struct session *session_open_client(struct conn *c, struct head *head, const str
 int session_worker_init(struct worker *w, const struct session_handler *handler)
 {
     struct session_worker *l = calloc(1, sizeof *l);
-    if (l == NULL || framer_pool_init(&l->framers[0], w->metrics, false) < 0 ||
-        framer_pool_init(&l->framers[1], w->metrics, true) < 0) {
-        free(l);
+    if (l == NULL)
         return -1;
-    }
+    framer_pool_init(&l->framers[0], w->metrics, false);
+    framer_pool_init(&l->framers[1], w->metrics, true);
     deflate_pool_init(&l->deflate, w);
     l->handler = handler;
     session_limits_init(&l->defaults, w->config);
