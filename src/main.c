@@ -7,17 +7,11 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <ev.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <malloc.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -30,6 +24,8 @@
 #include "net/worker.h"
 #include "ops/cli.h"
 #include "ops/control.h"
+#include "ops/limits.h"
+#include "ops/pidfile.h"
 #include "ops/watch.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
@@ -45,10 +41,6 @@ enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 #define JUDGED_PATIENCE_S 3.0 /* until `tidewire reload` is told, although connections have still to move */
 #define STOP_SLACK_S      1.0 /* beyond drain_timeout, for a worker to close what is left */
 #define KEPT_FREE         (16 << 20)
-/* Descriptors kept for what is not a connection: loops and listeners of each worker, logs, files being read,
- * refusals on their way out. */
-#define FILE_RESERVE            160
-#define FILE_RESERVE_PER_WORKER (4 + CONFIG_LIST_MAX)
 
 struct server {
     struct cli cli;
@@ -78,123 +70,6 @@ struct server {
     int exit_code;
 };
 
-/* ---- limits ---- */
-
-/* Processors that the quota of the control group at `path`, or of one that it is in, is worth: rounded up, at
- * most `n`. Of version 2 only. A container sees its own group as "/". */
-static int limit_by_quota(char *path, int n)
-{
-    for (;;) {
-        char name[PATH_MAX + 32];
-        long long quota, period;
-        snprintf(name, sizeof name, "/sys/fs/cgroup%s/cpu.max", path);
-        FILE *f = fopen(name, "re");
-        /* "max 100000" is none */
-        if (f != NULL && fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0 &&
-            (quota - 1) / period + 1 < n)
-            n = (int)((quota - 1) / period) + 1;
-        if (f != NULL)
-            fclose(f);
-        char *slash = strrchr(path, '/');
-        if (slash == NULL)
-            return n;
-        *slash = '\0';
-    }
-}
-
-/* As many as the process has processors, by its affinity and its group's quota. */
-static int count_processors(void)
-{
-    cpu_set_t set;
-    char line[PATH_MAX];
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL)
-        if (strncmp(line, "0::/", 4) == 0) {
-            line[strcspn(line, "\n")] = '\0';
-            n = limit_by_quota(line + 3, n);
-        }
-    if (f != NULL)
-        fclose(f);
-    return n;
-}
-
-static size_t count_workers(const struct config *config)
-{
-    if (config->workers > 0)
-        return (size_t)config->workers;
-    int n = count_processors();
-    return n < 1 ? 1 : n > CONFIG_WORKERS_MAX ? CONFIG_WORKERS_MAX : (size_t)n;
-}
-
-/* The processor for the worker of this number: the next of those the process may use, and again from the
- * first. -1 when they cannot be told. */
-static int processor_of(unsigned index)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) < 0)
-        return -1;
-    int left = (int)(index - 1) % CPU_COUNT(&set);
-    size_t cpu = 0;
-    while (!CPU_ISSET(cpu, &set) || left-- > 0)
-        cpu++;
-    return (int)cpu;
-}
-
-/* Raises the file limit to what it may be, and derives max_connections from it. */
-static void set_limits(struct config *config)
-{
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
-        return;
-    if (files.rlim_cur < files.rlim_max) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-        getrlimit(RLIMIT_NOFILE, &files);
-    }
-    int64_t reserve = FILE_RESERVE + FILE_RESERVE_PER_WORKER * (int64_t)count_workers(config);
-    if (config->max_connections == 0 && files.rlim_cur != RLIM_INFINITY)
-        config->max_connections =
-            (int64_t)files.rlim_cur > 2 * reserve ? (int64_t)files.rlim_cur - reserve : 1;
-}
-
-/* Opens and locks the pid file; -1 when that fails. A server that was leaving may have removed the file
- * between our open and our lock: then the path is another file's, or nobody's. */
-static int lock_pid_file(const char *path)
-{
-    for (;;) {
-        struct stat ours, there;
-        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-        if (fd < 0)
-            return -1;
-        if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &ours) < 0) {
-            int why = errno;
-            close(fd);
-            errno = why;
-            return -1;
-        }
-        if (stat(path, &there) == 0 && there.st_ino == ours.st_ino && there.st_dev == ours.st_dev)
-            return fd;
-        close(fd);
-    }
-}
-
-/* The file stays open and locked, so that no second server takes it over. */
-static int write_pid_file(struct server *s, struct err *e)
-{
-    const char *path = s->cli.config.pid_file;
-    if (path == NULL)
-        return 0;
-    s->pid_fd = lock_pid_file(path);
-    if (s->pid_fd < 0 && errno == EWOULDBLOCK)
-        return err_set(
-            e, "the pid file %s belongs to a running server; stop that or name another with --pid-file",
-            path);
-    if (s->pid_fd < 0 || ftruncate(s->pid_fd, 0) < 0 || dprintf(s->pid_fd, "%ld\n", (long)getpid()) < 0)
-        return err_set(e, "cannot write the pid file %s: %s", path, strerror(errno));
-    return 0;
-}
-
 /* ---- leaving ---- */
 
 /* What would be left in the file system. */
@@ -204,11 +79,7 @@ static void remove_files(struct server *s)
         listener_unlink(&s->sets[i]);
     control_close(s->control);
     s->control = NULL;
-    if (s->pid_fd >= 0) {
-        unlink(s->cli.config.pid_file);
-        close(s->pid_fd);
-        s->pid_fd = -1;
-    }
+    pidfile_remove(s->cli.config.pid_file, &s->pid_fd);
 }
 
 /* Ends the process although threads are running. */
@@ -442,7 +313,8 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     for (size_t i = 0; i < config->listen.n; i++)
         if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
             return -1;
-    if (write_pid_file(s, e) < 0 || control_open(&s->control, s->loop, config, on_control, s, e) < 0)
+    if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
+        control_open(&s->control, s->loop, config, on_control, s, e) < 0)
         return -1;
     if (topics_init((unsigned)s->nworkers) < 0)
         return err_set(e, "cannot get random bytes: %s", strerror(errno));
@@ -460,7 +332,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         gen->vms[i] = NULL;
         w->sets = s->sets;
         w->nsets = config->listen.n;
-        w->cpu = config->pin_workers ? processor_of(w->index) : -1;
+        w->cpu = config->pin_workers ? limits_processor_of(w->index) : -1;
         if (listener_open_all(w) < 0)
             return err_set(e, "out of memory");
     }
@@ -599,7 +471,7 @@ static int start(struct server *s, struct err *e)
     bool serve = s->cli.command == CLI_RUN;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGUSR1, SIG_IGN);
-    set_limits(config);
+    limits_set(config);
     int rc = budget_install();
     if (rc != 0)
         return err_set(e, "cannot install the time budget's signal: %s", strerror(rc));
@@ -616,7 +488,7 @@ static int start(struct server *s, struct err *e)
     watch_signal(s, &s->on_hup, SIGHUP, on_hup_signal);
     watch_signal(s, &s->on_term, SIGTERM, on_stop_signal);
     watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
-    s->nworkers = serve ? count_workers(config) : 1;
+    s->nworkers = serve ? limits_workers(config) : 1;
     s->reaper = reaper_create();
     if (s->reaper == NULL)
         return err_set(e, "cannot start the reaper thread");
