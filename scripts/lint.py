@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 
+import metrics
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LAYERS = ["base", "net", "http", "ws", "bus", "client", "script", "lua", "ops"]
 TOP_LEVEL = {"Makefile", "src", "lua", "scripts", "tests", "docker", "README.md", "LICENSE"}
@@ -197,6 +199,15 @@ def local_paths():
             yield path, line, f"{match[0]} is a path of one machine"
 
 
+def metrics_page():
+    now, wanted = metrics.page()
+    if now != wanted:
+        yield "lua/metrics.md", 1, "not what src/base/metrics.h says; run scripts/metrics.py"
+    for name, labels, _, text in metrics.rows():
+        if not re.fullmatch(r"(tidewire|process)(_[a-z]+)+", name) or "|" in labels + text:
+            yield "src/base/metrics.h", 1, f"{name}: not what a name, or a cell of a table, is"
+
+
 # ---- C ----
 
 
@@ -239,7 +250,7 @@ def function_prefix():
 CHECKS = [
     clang_format, luacheck, shell_syntax,
     top_level, unique_basenames, headers, include_direction,
-    spdx, file_length, line_length, tabs, leftovers, local_paths,
+    spdx, file_length, line_length, tabs, leftovers, local_paths, metrics_page,
     lua_entry, process_exit, banned_functions, function_prefix,
 ]
 

@@ -22,10 +22,12 @@
 #include "net/listener.h"
 #include "net/mailbox.h"
 #include "net/worker.h"
+#include "ops/admin.h"
 #include "ops/cli.h"
 #include "ops/control.h"
 #include "ops/limits.h"
 #include "ops/pidfile.h"
+#include "ops/report.h"
 #include "ops/watch.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
@@ -51,6 +53,7 @@ struct server {
     struct reaper *reaper;
     struct shared *shared;
     struct control *control;
+    struct admin *admin; /* NULL: none */
     struct watch *watch; /* NULL: files are not watched */
     struct watchdog watchdog;
     struct rollout rollout;
@@ -79,6 +82,8 @@ static void remove_files(struct server *s)
         listener_unlink(&s->sets[i]);
     control_close(s->control);
     s->control = NULL;
+    admin_close(s->admin);
+    s->admin = NULL;
     pidfile_remove(s->cli.config.pid_file, &s->pid_fd);
 }
 
@@ -229,38 +234,47 @@ static void tell_outcome(struct server *s, const struct reload_outcome *out)
 
 /* ---- serving ---- */
 
-static void write_metrics(const struct server *s, struct buf *out)
+/* A line, and whether all is well. */
+static bool tell_health(void *user, struct buf *out)
 {
-    metrics_render(out);
-    buf_puts(out, "# HELP tidewire_generation_websockets WebSockets by the version of the code they run.\n"
-                  "# TYPE tidewire_generation_websockets gauge\n");
-    uint64_t oldest = s->generation > LIVE_GENERATIONS ? s->generation - LIVE_GENERATIONS + 1 : 1;
-    for (uint64_t g = oldest; g <= s->generation; g++)
-        if (live_sockets(g) != 0 || g == s->generation)
-            buf_printf(out, "tidewire_generation_websockets{generation=\"%llu\"} %lld\n",
-                       (unsigned long long)g, (long long)live_sockets(g));
+    const struct server *s = user;
+    unsigned sick = watchdog_unhealthy(&s->watchdog);
+    if (sick != 0)
+        buf_printf(out, "error worker %u does not answer\n", sick);
+    else
+        buf_printf(out, "ok generation %llu, %zu worker%s, %llu connections\n",
+                   (unsigned long long)s->generation, s->nworkers, s->nworkers == 1 ? "" : "s",
+                   (unsigned long long)worker_total_conns());
+    return sick == 0;
 }
+
+/* Whether new clients are welcome. */
+static bool tell_ready(void *user, struct buf *out)
+{
+    const struct server *s = user;
+    bool serving = s->nstarted > 0 && s->nstarted == s->nworkers;
+    buf_puts(out, s->stopping ? "not ready: stopping\n" : serving ? "ok\n" : "not ready: starting\n");
+    return serving && !s->stopping;
+}
+
+static const struct admin_answers admin_answers = {
+    .metrics = report_write, .health = tell_health, .ready = tell_ready};
 
 static void on_control(void *user, struct control_request *request)
 {
     struct server *s = user;
     struct buf *answer = request->answer;
     bool reload = strcmp(request->line, "reload") == 0;
-    unsigned sick = watchdog_unhealthy(&s->watchdog);
     if (strcmp(request->line, "metrics") == 0)
-        write_metrics(s, answer);
+        report_write(answer);
     else if (!reload && strcmp(request->line, "health") != 0)
         buf_puts(answer, "error unknown request\n");
     else if (s->stopping)
         buf_puts(answer, "error stopping\n");
     else if (reload)
         on_reload_request(s, request);
-    else if (sick != 0)
-        buf_printf(answer, "error worker %u does not answer\n", sick);
     else
-        buf_printf(answer, "ok generation %llu, %zu worker%s, %llu connections\n",
-                   (unsigned long long)s->generation, s->nworkers, s->nworkers == 1 ? "" : "s",
-                   (unsigned long long)worker_total_conns());
+        tell_health(s, answer);
 }
 
 static void accept_generation(struct server *s)
@@ -355,7 +369,6 @@ static void note_generation(struct server *s, const struct gen *gen, const struc
     uint64_t number = gen->number;
     if (router_count(router) == 0)
         log_warn("%s registers no route: every request will get a 404", s->cli.script);
-    metrics_add(&s->metrics, METRIC_RELOADS_OK, 1);
     metrics_add(&s->metrics, METRIC_GENERATION, number - s->generation);
     s->generation = number;
 }
@@ -363,6 +376,7 @@ static void note_generation(struct server *s, const struct gen *gen, const struc
 static void publish(struct server *s, struct gen *gen)
 {
     note_generation(s, gen, gen->vms[0]->router);
+    metrics_add(&s->metrics, METRIC_RELOADS_OK, 1);
     rollout_publish(&s->rollout, gen->number, gen->snapshot, gen->back);
     for (size_t i = 0; i < s->nworkers; i++) {
         dispatch_publish(s->workers[i], gen->vms[i]);
@@ -503,6 +517,8 @@ static int start(struct server *s, struct err *e)
     s->reload = reload_create(&options, e);
     if (s->reload == NULL)
         return -1;
+    if (serve && admin_open(&s->admin, s->loop, config, &admin_answers, s, e) < 0)
+        return -1;
     watchdog_start(&s->watchdog, s->loop, config, reload_budget(s->reload), on_stuck);
     if (serve && config->watch &&
         (s->watch = watch_create(s->loop, s->cli.config_file, on_file_change, s)) == NULL)
@@ -583,6 +599,10 @@ static int serve(struct server *s)
             fprintf(stderr, "tidewire: %s\n", e.text);
             return EXIT_USAGE;
         }
+    if (admin_check(&s->cli.config, &e) < 0) {
+        fprintf(stderr, "tidewire: %s\n", e.text);
+        return EXIT_USAGE;
+    }
     if (start(s, &e) < 0) {
         log_error("%s", e.text);
         s->exit_code = EXIT_FAILED;
@@ -592,28 +612,16 @@ static int serve(struct server *s)
     return s->exit_code;
 }
 
-static int ask_health(const struct config *config)
+/* Asks a running server and prints the answer: to standard output when it begins with `good`. */
+static int ask(const struct config *config, const char *request, const char *good, FILE *otherwise)
 {
     struct buf answer = BUF_INIT;
     struct err e;
-    bool answered = control_ask(config, "health", &answer, &e) == 0;
+    bool answered = control_ask(config, request, &answer, &e) == 0;
+    size_t n = strlen(good);
+    bool fine = answered && answer.len >= n && memcmp(answer.data, good, n) == 0;
     if (answered)
-        printf("%.*s", (int)answer.len, answer.data);
-    else
-        fprintf(stderr, "%s\n", e.text);
-    bool fine = answered && answer.len >= 2 && memcmp(answer.data, "ok", 2) == 0;
-    buf_fini(&answer);
-    return fine ? EXIT_FINE : EXIT_FAILED;
-}
-
-static int ask_reload(const struct config *config)
-{
-    struct buf answer = BUF_INIT;
-    struct err e;
-    bool answered = control_ask(config, "reload", &answer, &e) == 0;
-    bool fine = answered && answer.len >= 2 && memcmp(answer.data, "ok", 2) == 0;
-    if (answered)
-        fprintf(fine ? stdout : stderr, "%.*s", (int)answer.len, answer.data);
+        fwrite(answer.data, 1, answer.len, fine ? stdout : otherwise);
     else
         fprintf(stderr, "%s\n", e.text);
     buf_fini(&answer);
@@ -646,8 +654,9 @@ int main(int argc, char **argv)
     switch (server.cli.command) {
     case CLI_HELP: cli_print_help(); break;
     case CLI_VERSION: cli_print_version(); break;
-    case CLI_HEALTH: exit_code = ask_health(config); break;
-    case CLI_RELOAD: exit_code = ask_reload(config); break;
+    case CLI_HEALTH: exit_code = ask(config, "health", "ok", stdout); break;
+    case CLI_METRICS: exit_code = ask(config, "metrics", "# HELP", stderr); break;
+    case CLI_RELOAD: exit_code = ask(config, "reload", "ok", stderr); break;
     case CLI_RUN:
     case CLI_CHECK:
     case CLI_ROUTES: exit_code = serve(&server); break;

@@ -13,7 +13,14 @@ static inline uint64_t clock_now_ms(void)
     return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-/* The same to a few milliseconds, at a fifth of the price. */
+static inline uint64_t clock_now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* In milliseconds, to a few of them, at a fifth of the price. */
 static inline uint64_t clock_coarse_ms(void)
 {
     struct timespec ts;

@@ -27,6 +27,10 @@ const struct config_key config_keys[] = {
     KEY(log_level, CONFIG_CHOICE, "info", 0, 0, "debug|info|warn|error", 0, "what to log"),
     KEY(log_format, CONFIG_CHOICE, "text", 0, 0, "text|json", 0, "how to log"),
     KEY(control, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "control socket for the commands: a path, or @name"),
+    KEY(admin, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "address for metrics and health checks; unix:/path too"),
+    KEY(admin_token, CONFIG_SECRET, NULL, 0, 0, NULL, 0,
+        "what asks for metrics has to say: Authorization: Bearer TOKEN"),
+    KEY(admin_token_file, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "file with that token"),
     KEY(pid_file, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "file to write the process id to"),
     KEY(watch, CONFIG_BOOL, "false", 0, 0, NULL, 0, "reload when a file of the script changes"),
     KEY(max_connections, CONFIG_COUNT, "auto", 0, 1e8, "auto", 0,
@@ -138,7 +142,7 @@ void config_fini(struct config *c)
         void *field = config_field(c, &config_keys[i]);
         if (config_keys[i].type == CONFIG_LIST)
             config_clear_list(field);
-        else if (config_keys[i].type == CONFIG_TEXT)
+        else if (config_keys[i].type == CONFIG_TEXT || config_keys[i].type == CONFIG_SECRET)
             free(*(char **)field);
     }
     memset(c, 0, sizeof *c);
@@ -306,6 +310,7 @@ int config_set(struct config *c, const struct config_key *key, const char *what,
 {
     switch (key->type) {
     case CONFIG_LIST: return config_set_list(config_field(c, key), what, value, append, e);
+    case CONFIG_SECRET:
     case CONFIG_TEXT: return config_set_text(config_field(c, key), value, e);
     case CONFIG_CHOICE: return config_set_choice(config_field(c, key), key, what, value, e);
     case CONFIG_BOOL: return config_set_bool(config_field(c, key), what, value, e);
@@ -377,6 +382,7 @@ void config_show(const struct config *c, const struct config_key *key, char *out
     case CONFIG_TEXT:
         snprintf(out, size, "%s", *(char *const *)field != NULL ? *(char *const *)field : "");
         break;
+    case CONFIG_SECRET: snprintf(out, size, "%s", *(char *const *)field != NULL ? "(set)" : ""); break;
     case CONFIG_SECONDS:
     case CONFIG_NUMBER: snprintf(out, size, "%.15g", *(const double *)field); break;
     case CONFIG_BOOL: snprintf(out, size, "%s", *(const bool *)field ? "true" : "false"); break;

@@ -28,6 +28,7 @@ struct config {
     struct config_list listen, origins, trusted_proxies;
     char *control;
     char *pid_file;
+    char *admin, *admin_token, *admin_token_file;
     int64_t workers; /* 0 is auto: one per processor this process may use */
     int64_t log_level, log_format;
     int64_t max_connections; /* 0 is auto: the file limit less a reserve */
@@ -51,6 +52,7 @@ struct config {
 enum config_type {
     CONFIG_LIST,
     CONFIG_TEXT,
+    CONFIG_SECRET, /* a text that is not shown */
     CONFIG_COUNT,
     CONFIG_BYTES,
     CONFIG_SECONDS,

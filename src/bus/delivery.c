@@ -9,21 +9,29 @@
 
 /* ---- one topic ---- */
 
+/* The range of `f`, which is `plain` or one of its encodings, that begins with the record `from`. */
 static enum session_sent delivery_send_range(struct session *s, const struct feed *f,
+                                             const struct feed *plain, uint32_t from,
                                              const struct feed_range *r)
 {
-    enum session_sent sent = session_send_block(s, r->block, r->at, r->len, r->count);
-    if (f->compressed && sent == SESSION_SENT)
+    struct feed_sum sum = feed_sum(plain, from, from + r->count);
+    struct session_batch batch = {r->count, sum.binary, sum.bytes, sum.binary_bytes};
+    enum session_sent sent = session_send_block(s, r->block, r->at, r->len, &batch);
+    if (sent != SESSION_SENT)
+        return sent;
+    metrics_add(s->conn->worker->metrics, METRIC_DELIVERED, r->count);
+    if (f->compressed)
         deflate_forget(s->deflate);
     return sent;
 }
 
 /* The records from .. to, which are too many for a slow peer to take together: the newest go without. */
-static void delivery_send_singly(struct session *s, const struct feed *f, uint32_t from, uint32_t to)
+static void delivery_send_singly(struct session *s, const struct feed *f, const struct feed *plain,
+                                 uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++) {
         struct feed_range one = feed_range(f, i, i + 1);
-        enum session_sent sent = delivery_send_range(s, f, &one);
+        enum session_sent sent = delivery_send_range(s, f, plain, i, &one);
         if (sent == SESSION_QUEUE_FULL)
             session_drop(s, to - i - 1);
         if (sent != SESSION_SENT)
@@ -37,11 +45,11 @@ static void delivery_send(struct session *s, struct feed *plain, uint32_t from, 
     const struct feed *f = s->deflate == NULL ? plain : encoding_for(s, plain);
     while (from < to) {
         struct feed_range r = feed_range(f, from, to);
-        enum session_sent sent = delivery_send_range(s, f, &r);
+        enum session_sent sent = delivery_send_range(s, f, plain, from, &r);
         if (sent == SESSION_NOT_OPEN)
             return;
         if (sent == SESSION_QUEUE_FULL && r.count > 1)
-            delivery_send_singly(s, f, from, from + r.count);
+            delivery_send_singly(s, f, plain, from, from + r.count);
         from += r.count;
     }
 }

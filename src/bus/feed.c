@@ -26,6 +26,7 @@ static void feed_free(struct feed *f)
 {
     free(f->record);
     free(f->segment);
+    free(f->sum);
     free(f);
 }
 
@@ -80,12 +81,15 @@ static int feed_make_room(struct feed *f)
 {
     if (feed_room(&f->record, f->nrecords, &f->records_cap, sizeof f->record[0]) < 0)
         return -1;
+    if (feed_room(&f->sum, f->nrecords, &f->sums_cap, sizeof f->sum[0]) < 0)
+        return -1;
     return feed_room(&f->segment, f->nsegments, &f->segments_cap, sizeof f->segment[0]);
 }
 
 static void feed_note(struct feed *f, size_t len, size_t end, uint32_t seq, const struct session *except)
 {
     f->longest = len > f->longest ? len : f->longest;
+    f->sum[f->nrecords] = f->nrecords > 0 ? f->sum[f->nrecords - 1] : (struct feed_sum){0};
     f->record[f->nrecords++] = (struct feed_record){except, seq, (uint32_t)end};
 }
 
@@ -115,6 +119,25 @@ int feed_add_block(struct feed *f, struct block *b, uint32_t seq, const struct s
     f->segment[f->nsegments++] = (struct feed_segment){block_ref(b), f->nrecords};
     feed_note(f, b->len, b->len, seq, except);
     return 0;
+}
+
+void feed_describe(struct feed *f, bool text, size_t payload_len)
+{
+    struct feed_sum *sum = &f->sum[f->nrecords - 1];
+    sum->bytes += (uint32_t)payload_len;
+    sum->binary += !text;
+    sum->binary_bytes += text ? 0 : (uint32_t)payload_len;
+}
+
+struct feed_sum feed_sum(const struct feed *f, uint32_t from, uint32_t to)
+{
+    struct feed_sum sum = f->sum[to - 1];
+    if (from > 0) {
+        sum.bytes -= f->sum[from - 1].bytes;
+        sum.binary -= f->sum[from - 1].binary;
+        sum.binary_bytes -= f->sum[from - 1].binary_bytes;
+    }
+    return sum;
 }
 
 /* The segment that has the record. */

@@ -26,6 +26,11 @@ struct feed_segment {
     uint32_t first; /* number of its first record; that begins where the block does */
 };
 
+/* What messages are, all of them and the binary ones; not counting headers, and not compressed. */
+struct feed_sum {
+    uint32_t bytes, binary, binary_bytes;
+};
+
 /* How the messages are encoded for some subscribers (encoding.h). */
 struct feed_shape {
     unsigned bits; /* of the window that they are compressed for; 0: they are not */
@@ -41,7 +46,8 @@ struct feed {
     size_t longest;  /* frame, in bytes */
     struct feed_record *record;
     struct feed_segment *segment;
-    uint32_t nrecords, nsegments, records_cap, segments_cap;
+    struct feed_sum *sum; /* of a record and those before it */
+    uint32_t nrecords, nsegments, records_cap, segments_cap, sums_cap;
 };
 
 /* Spare feeds of a worker. Zero it to start. */
@@ -60,6 +66,12 @@ void feed_pool_fini(struct feed_pool *pool);
  * reference. 0, or -1 when memory runs out. */
 int feed_add(struct feed *f, const void *frame, size_t len, uint32_t seq, const struct session *except);
 int feed_add_block(struct feed *f, struct block *b, uint32_t seq, const struct session *except);
+
+/* What the last message added is; for feed_sum. */
+void feed_describe(struct feed *f, bool text, size_t payload_len);
+/* What the records from .. to (not included) are; must not be empty. Of 4 GiB and more it may say too little.
+ */
+struct feed_sum feed_sum(const struct feed *f, uint32_t from, uint32_t to);
 
 /* The part of the records from .. to (not included), which must not be empty, that is in one block: how many
  * they are, and where their bytes are. */

@@ -312,6 +312,10 @@ static bool topic_add(struct worker *w, struct topic *topic, const uint8_t *fram
     if (f == NULL ||
         (b != NULL ? feed_add_block(f, b, t->seq, except) : feed_add(f, frame, len, t->seq, except)) < 0)
         return false;
+    size_t payload_len;
+    const uint8_t *first = b != NULL ? b->data : frame;
+    framer_payload(first, &payload_len);
+    feed_describe(f, (first[0] & 15) == WSLAY_TEXT_FRAME, payload_len);
     t->seq++;
     t->waiting += len;
     if (except != NULL)

@@ -33,6 +33,8 @@ static const bool conn_moves[4][4] = {
 static void conn_move(struct conn *c, enum conn_state to)
 {
     assert(conn_moves[c->state][to]);
+    metrics_add_kind(c->worker->metrics, METRIC_CONNECTIONS, c->state, (uint64_t)-1);
+    metrics_add_kind(c->worker->metrics, METRIC_CONNECTIONS, to, 1);
     c->state = (uint8_t)to;
 }
 

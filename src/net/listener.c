@@ -123,6 +123,27 @@ int listener_check(const char *spec, struct err *e)
     return listener_parse(listener_skip_proxy(spec, &proxied), &a, e);
 }
 
+bool listener_is_local(const char *spec)
+{
+    struct listener_address a;
+    struct err e;
+    bool proxied;
+    spec = listener_skip_proxy(spec, &proxied);
+    if (listener_parse(spec, &a, &e) < 0)
+        return false;
+    if (strncmp(spec, LISTENER_FD, strlen(LISTENER_FD)) == 0) {
+        a.len = sizeof a.sa;
+        if (getsockname(listener_parse_fd(spec), (struct sockaddr *)&a.sa, &a.len) < 0)
+            return false;
+    }
+    const struct in6_addr *in6 = &((const struct sockaddr_in6 *)&a.sa)->sin6_addr;
+    if (a.sa.ss_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(in6) || (IN6_IS_ADDR_V4MAPPED(in6) && in6->s6_addr[12] == 127);
+    if (a.sa.ss_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)&a.sa)->sin_addr.s_addr) >> 24 == 127;
+    return a.sa.ss_family == AF_UNIX;
+}
+
 static void listener_name(struct listener_set *set, const struct listener_address *a)
 {
     char host[INET6_ADDRSTRLEN], port[8];
@@ -180,10 +201,8 @@ static int listener_socket(const struct listener_address *a, bool first)
 static int listener_refused(const char *spec, struct err *e)
 {
     if (errno == EADDRINUSE)
-        return err_set(e,
-                       "cannot listen on %s: address already in use; stop what serves it or choose another "
-                       "with --listen",
-                       spec);
+        return err_set(
+            e, "cannot listen on %s: address already in use; stop what serves it or choose another", spec);
     if (errno == EACCES)
         return err_set(e, "cannot listen on %s: permission denied; a port from 1024 on needs no privilege",
                        spec);

@@ -41,6 +41,10 @@ void listener_release(struct listener_set *set);
 /* Checks the form only, for `tidewire check`. */
 int listener_check(const char *spec, struct err *e);
 
+/* Whether only this machine reaches the address: loopback, or a unix socket. False for what listener_check
+ * refuses. */
+bool listener_is_local(const char *spec);
+
 /* The worker, whose thread does not run yet, is to accept from its sockets of worker->sets. 0, or -1 when
  * memory runs out. */
 int listener_open_all(struct worker *w);

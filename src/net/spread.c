@@ -19,8 +19,10 @@ struct spread_arrival {
 /* A momentary value, which others are changing: it may be off by a few, and so may the spread. */
 static uint64_t spread_load(const struct worker *w)
 {
-    return metrics_get(w->metrics, METRIC_CONNECTIONS) +
-           atomic_load_explicit(&w->spread.arriving, memory_order_relaxed);
+    uint64_t load = atomic_load_explicit(&w->spread.arriving, memory_order_relaxed);
+    for (enum metric state = METRIC_CONNECTIONS; state <= METRIC_CONNECTIONS_CLOSED; state++)
+        load += metrics_get(w->metrics, state);
+    return load;
 }
 
 static struct worker *spread_choose(struct worker *w)

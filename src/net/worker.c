@@ -36,7 +36,7 @@ void worker_conn_closed(struct worker *w)
 {
     w->nconns--;
     atomic_fetch_sub_explicit(&worker_conns, 1, memory_order_relaxed);
-    metrics_sub(w->metrics, METRIC_CONNECTIONS, 1);
+    metrics_sub(w->metrics, METRIC_CONNECTIONS_CLOSED, 1);
     worker_finish_if_idle(w);
 }
 
@@ -108,14 +108,28 @@ static void worker_on_spin(struct ev_loop *loop, ev_idle *idle, int revents)
     (void)revents;
 }
 
+/* How late the tick is, which is what anything else that came at its time has waited too. A stall of longer
+ * than a tick is always seen, a shorter one as often as events would meet it. A timer of libev's is never
+ * early: one that seems so tells when it is really due. */
+static void worker_measure_delay(struct worker *w)
+{
+    uint64_t now = clock_now_ns(), due = w->tick_due_ns < now ? w->tick_due_ns : now;
+    metrics_observe(&w->metrics->loop_delay, now - due);
+    due += WHEEL_TICK_MS * UINT64_C(1000000);
+    w->tick_due_ns = due > now ? due : now; /* as libev does with one that is late by a whole tick */
+}
+
 static void worker_on_tick(struct ev_loop *loop, ev_timer *timer, int revents)
 {
     (void)revents;
     struct worker *w = timer->data;
     atomic_fetch_add_explicit(&w->beat, 1, memory_order_relaxed);
+    worker_measure_delay(w);
     wheel_advance(&w->wheel, conn_on_deadline, w);
     if (w->count > 1 && !w->stopping)
         listener_stand_in(w);
+    if (w->hooks->on_tick != NULL)
+        w->hooks->on_tick(w);
     (void)loop;
 }
 
@@ -196,6 +210,7 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
         return NULL;
     }
     memset(w->metrics, 0, sizeof *w->metrics);
+    w->metrics->worker = index;
     metrics_register(w->metrics);
     wheel_init(&w->wheel);
     list_init(&w->listeners);
@@ -238,6 +253,7 @@ static void *worker_main(void *arg)
     snprintf(name, sizeof name, "tidewire/%u", w->index);
     pthread_setname_np(pthread_self(), name);
     worker_pin(w);
+    w->tick_due_ns = clock_now_ns() + WHEEL_TICK_MS * UINT64_C(1000000);
     w->hooks->on_start(w);
     ev_run(w->loop, 0);
     while (w->dirty != NULL)

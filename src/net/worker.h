@@ -37,6 +37,7 @@ struct worker_hooks {
     /* Takes fd over. With `proxied` the connection begins with the PROXY protocol. */
     void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
     void (*on_due)(struct worker *w);  /* worker->due was set: at the end of the loop iteration */
+    void (*on_tick)(struct worker *w); /* every WHEEL_TICK_MS; may be NULL */
     void (*on_exit)(struct worker *w); /* the loop is over: release what the layers hold */
 };
 
@@ -74,6 +75,7 @@ struct worker {
     void *layer[WORKER_LAYERS];
     struct wheel wheel;
     ev_timer tick;
+    uint64_t tick_due_ns; /* when it should come next */
     ev_timer drain;
     ev_prepare iteration_end;
     ev_check turn; /* feeds the ready list */

@@ -34,6 +34,7 @@ static const struct cli_verb cli_verbs[] = {
     {"check", CLI_CHECK, true, "check SCRIPT|DIR", "load it without serving; exit 1 on a fault"},
     {"routes", CLI_ROUTES, true, "routes SCRIPT|DIR", "print the route table"},
     {"health", CLI_HEALTH, false, "health", "exit 0 when the server answers on its control socket"},
+    {"metrics", CLI_METRICS, false, "metrics", "print the metrics of a running server"},
     {"reload", CLI_RELOAD, false, "reload", "reload a running server; exit 1 when the code was refused"},
     {"version", CLI_VERSION, false, "version", "print its own and its libraries' versions"},
     {"help", CLI_HELP, false, "help", "print this"},
@@ -240,8 +241,9 @@ static int cli_set_script(struct cli *cli, const char *path, struct err *e)
     struct stat st;
     if (stat(path, &st) < 0)
         return err_set(
-            e, "cannot read %s: %s (commands are run, check, routes, health, reload, version and help)", path,
-            strerror(errno));
+            e,
+            "cannot read %s: %s (commands are run, check, routes, health, metrics, reload, version and help)",
+            path, strerror(errno));
     const char *tail = S_ISDIR(st.st_mode) ? (path[strlen(path) - 1] == '/' ? "main.lua" : "/main.lua") : "";
     if (asprintf(&cli->script, "%s%s", path, tail) < 0) {
         cli->script = NULL;

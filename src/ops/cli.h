@@ -7,7 +7,16 @@
 #include "base/err.h"
 #include "net/cidr.h"
 
-enum cli_command { CLI_RUN, CLI_CHECK, CLI_ROUTES, CLI_HEALTH, CLI_RELOAD, CLI_VERSION, CLI_HELP };
+enum cli_command {
+    CLI_RUN,
+    CLI_CHECK,
+    CLI_ROUTES,
+    CLI_HEALTH,
+    CLI_METRICS,
+    CLI_RELOAD,
+    CLI_VERSION,
+    CLI_HELP
+};
 
 struct cli {
     struct cidr_list trusted_proxies; /* those of the configuration */

@@ -74,6 +74,7 @@ static void dispatch_adopt(struct worker *w, struct vm *vm)
     struct dispatch *d = dispatch_of(w);
     vm_start(vm, w, &d->budget);
     list_append(&d->vms, &vm->link);
+    live_count_state(vm, 1);
     d->current = vm;
 }
 
@@ -83,6 +84,7 @@ static void dispatch_retire(struct worker *w, struct vm *vm)
     vm_tell_stop(vm);
     list_remove(&vm->link);
     vm_stop(vm);
+    live_count_state(vm, -1);
     reaper_bury(dispatch_of(w)->o.reaper, vm);
 }
 
@@ -428,6 +430,16 @@ static void dispatch_retire_all(struct worker *w)
     d->current = NULL;
 }
 
+/* What only this thread can see, for others to read. */
+static void dispatch_on_tick(struct worker *w)
+{
+    const struct dispatch *d = dispatch_of(w);
+    uint64_t bytes = 0;
+    for (const struct list *l = d->vms.next; l != &d->vms; l = l->next)
+        bytes += LIST_ENTRY(l, struct vm, link)->memory;
+    metrics_set(w->metrics, METRIC_LUA_BYTES, bytes);
+}
+
 static void dispatch_on_exit(struct worker *w)
 {
     struct dispatch *d = dispatch_of(w);
@@ -436,6 +448,7 @@ static void dispatch_on_exit(struct worker *w)
     ev_timer_stop(w->loop, &d->judge);
     multi_fini(w); /* whom it tells must still be there */
     dispatch_retire_all(w);
+    dispatch_on_tick(w);
     courier_flush(w);
 }
 
@@ -443,6 +456,7 @@ const struct worker_hooks dispatch_worker_hooks = {
     .on_start = dispatch_on_start,
     .on_accept = http1_on_accept,
     .on_due = dispatch_on_due,
+    .on_tick = dispatch_on_tick,
     .on_exit = dispatch_on_exit,
 };
 

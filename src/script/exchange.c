@@ -189,13 +189,15 @@ void exchange_start(struct conn *c, struct head *head, struct vm *vm, const stru
     }
     vm_hold_connection(vm);
     struct log_context about = vm_about(vm, c, x->route);
-    enum sched_result result = sched_run(vm, &(struct sched_entry){
-                                                 .body = vm->bindings->request,
-                                                 .arg = x,
-                                                 .about = &about,
-                                                 .kind = &exchange_owner,
-                                                 .owner = x,
-                                             });
+    enum sched_result result =
+        sched_run(vm, &(struct sched_entry){
+                          .body = vm->bindings->request,
+                          .arg = x,
+                          .about = &about,
+                          .kind = &exchange_owner,
+                          .owner = x,
+                          .tally = x->route >= 0 ? vm->routes[x->route].limits.tally : NULL,
+                      });
     if (result == SCHED_SUSPENDED) {
         x->put_off = true;
         list_append(&vm->exchanges, &x->link);

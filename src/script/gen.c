@@ -4,6 +4,27 @@
 
 #include <stdlib.h>
 
+#include "base/tally.h"
+
+/* Where the VMs count what they do: for each route, and for none. */
+static int gen_count_routes(struct gen *g, struct err *e)
+{
+    const struct router *r = g->vms[0]->router;
+    struct tally *none = tally_route(NULL, NULL, true, (unsigned)g->nvms);
+    for (size_t w = 0; none != NULL && w < g->nvms; w++)
+        g->vms[w]->tally = &none[w];
+    for (size_t i = 0; none != NULL && i < router_count(r); i++) {
+        const struct router_route *route = router_route(r, i);
+        struct tally *parts = tally_route(router_method_name(route->method), route->pattern,
+                                          route->method == ROUTER_WEBSOCKET, (unsigned)g->nvms);
+        if (parts == NULL)
+            return err_set(e, "out of memory");
+        for (size_t w = 0; w < g->nvms; w++)
+            g->vms[w]->routes[i].limits.tally = &parts[w];
+    }
+    return none != NULL ? 0 : err_set(e, "out of memory");
+}
+
 struct gen *gen_build(const struct config *config, const char *script, size_t workers, uint64_t number,
                       struct snapshot *files, const struct vm_bindings *bindings, struct budget *budget,
                       struct err *e)
@@ -34,7 +55,8 @@ struct gen *gen_build(const struct config *config, const char *script, size_t wo
             goto fail;
         }
     }
-    return g;
+    if (gen_count_routes(g, e) == 0)
+        return g;
 fail:
     gen_destroy(g);
     return NULL;

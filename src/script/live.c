@@ -32,6 +32,19 @@ int64_t live_sockets(uint64_t generation)
     return atomic_load_explicit(&live_counts[generation % LIVE_GENERATIONS], memory_order_relaxed);
 }
 
+/* The same for states of Lua. */
+static _Atomic int64_t live_states[LIVE_GENERATIONS];
+
+void live_count_state(const struct vm *vm, int by)
+{
+    atomic_fetch_add_explicit(&live_states[vm->generation % LIVE_GENERATIONS], by, memory_order_relaxed);
+}
+
+bool live_is_alive(uint64_t generation)
+{
+    return atomic_load_explicit(&live_states[generation % LIVE_GENERATIONS], memory_order_relaxed) > 0;
+}
+
 static void live_check(struct session *s, enum sched_result result)
 {
     if (result == SCHED_FAILED || result == SCHED_CUT)
@@ -74,12 +87,13 @@ struct log_context live_about(const struct session *s)
 }
 
 /* An entry for a session; one that fails costs the connection. */
-static enum sched_result live_run_entry(struct session *s, struct sched_entry *entry)
+static inline enum sched_result live_run_entry(struct session *s, struct sched_entry *entry)
 {
     struct log_context about = live_about(s);
     entry->about = &about;
     entry->kind = &live_owner;
     entry->owner = s;
+    entry->tally = s->limits->tally;
     enum sched_result result = sched_run(session_owner(s), entry);
     live_check(s, result);
     return result;
@@ -138,7 +152,10 @@ static void live_on_close(struct session *s, unsigned code, const char *reason, 
     if (!s->is_client)
         live_one_less(s);
     if (s->owner_ref != LUA_NOREF)
-        sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close, .arg = &close, .about = &about});
+        sched_run(vm, &(struct sched_entry){.body = vm->bindings->ws_close,
+                                            .arg = &close,
+                                            .about = &about,
+                                            .tally = s->limits->tally});
     vm->bindings->ws_forget(vm->L, s);
     if (s->is_client)
         free((void *)(uintptr_t)s->limits); /* live_connect's */
@@ -277,7 +294,8 @@ static enum live_followed live_try(struct session *s, struct vm *to, int route, 
                                                                    .arg = &arrival,
                                                                    .about = &about,
                                                                    .kind = &live_owner,
-                                                                   .owner = s});
+                                                                   .owner = s,
+                                                                   .tally = s->limits->tally});
     if (result == SCHED_SUSPENDED)
         return live_arrive_later(s, from, &old);
     if (result != SCHED_OK) {

@@ -86,6 +86,11 @@ enum live_followed live_follow(struct session *s);
 #define LIVE_GENERATIONS 64
 int64_t live_sockets(uint64_t generation);
 
+/* A worker has got a state of Lua, or is done with it. */
+void live_count_state(const struct vm *vm, int by);
+/* Whether some worker has one of that generation, which is one of the LIVE_GENERATIONS newest. Any thread. */
+bool live_is_alive(uint64_t generation);
+
 /* Whether the newest code has failed to take it over. */
 bool live_is_refused(const struct session *s);
 

@@ -29,6 +29,8 @@ static int pace_on_cycle(lua_State *L)
 {
     struct vm *vm = vm_of(L);
     vm->alive = vm->memory;
+    if (vm->home != NULL && !vm->closing) /* else this may be another thread than its worker's */
+        metrics_add(vm->metrics, METRIC_LUA_CYCLES, 1);
     pace_wait(L); /* when memory runs out here, Lua's own pace is what remains */
     return 0;
 }

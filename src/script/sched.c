@@ -8,7 +8,9 @@
 
 #include <lauxlib.h>
 
+#include "base/clock.h"
 #include "base/metrics.h"
+#include "base/tally.h"
 #include "script/budget.h"
 #include "script/coro.h"
 #include "script/pace.h"
@@ -201,12 +203,29 @@ static int sched_trampoline(lua_State *co)
     return sched_trampoline_done(co, lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done), 0);
 }
 
+static struct tally *sched_tally(const struct vm *vm, const struct sched_entry *entry)
+{
+    return entry->tally != NULL ? entry->tally : vm->tally;
+}
+
+/* Returns where its time is to be noted; or NULL. */
+static inline struct tally *sched_count_call(const struct vm *vm, const struct sched_entry *entry)
+{
+    struct tally *tally = sched_tally(vm, entry);
+    return tally_call(tally) ? tally : NULL;
+}
+
+static void sched_count_failure(struct vm *vm, bool cut)
+{
+    tally_fail(sched_tally(vm, vm->sched.running.entry), cut ? TALLY_BUDGET : TALLY_ERROR);
+}
+
 /* Counts and logs a failed entry; its message, when there is one, is on top of `co`. */
 static void sched_report(struct vm *vm, lua_State *co, int status, bool cut, const struct log_context *about)
 {
     size_t len;
     const char *why = lua_type(co, -1) == LUA_TSTRING ? lua_tolstring(co, -1, &len) : NULL;
-    metrics_add(vm->metrics, cut ? METRIC_HANDLER_CUT : METRIC_HANDLER_ERRORS, 1);
+    sched_count_failure(vm, cut);
     if (status == LUA_ERRMEM || vm->sched.out_of_memory)
         log_write(LOG_ERROR, about, "not enough memory: the script needs more than vm_memory (%zu bytes)",
                   vm->memory_limit);
@@ -253,14 +272,25 @@ static void sched_leave(struct vm *vm)
     vm->sched.busy = false;
 }
 
-/* Runs the coroutine until it ends or is suspended. */
+/* Apart, so that it costs the others nothing. */
+__attribute__((noinline)) static int sched_resume_timed(struct tally *tally, lua_State *co, lua_State *from,
+                                                        int *results)
+{
+    uint64_t began = clock_now_ns();
+    int status = lua_resume(co, from, 0, results);
+    metrics_observe(&tally->time, clock_now_ns() - began);
+    return status;
+}
+
+/* Runs the coroutine until it ends or is suspended. `timed` is where its time is noted; or NULL. */
 static enum sched_result sched_step(struct vm *vm, const struct sched_entry *entry, struct sched_thread *t,
-                                    struct task *task)
+                                    struct task *task, struct tally *timed)
 {
     int results = 0;
     sched_begin(vm, entry, t, task);
     budget_enter(vm->budget, t->co);
-    int status = lua_resume(t->co, vm->L, 0, &results);
+    int status = __builtin_expect(timed != NULL, 0) ? sched_resume_timed(timed, t->co, vm->L, &results)
+                                                    : lua_resume(t->co, vm->L, 0, &results);
     bool cut = budget_leave(vm->budget, t->co);
     bool failed = (status != LUA_OK && status != LUA_YIELD) || results > 0;
     if (failed)
@@ -283,9 +313,10 @@ static enum sched_result sched_step(struct vm *vm, const struct sched_entry *ent
 enum sched_result sched_run(struct vm *vm, const struct sched_entry *entry)
 {
     struct sched_thread t;
-    metrics_add(vm->metrics, METRIC_HANDLER_CALLS, 1);
     if (!sched_thread_get(vm, &t)) {
-        metrics_add(vm->metrics, METRIC_HANDLER_ERRORS, 1);
+        sched_count_call(vm, entry);
+        vm->sched.running.entry = entry;
+        sched_count_failure(vm, false);
         log_write(LOG_ERROR, entry->about, "not enough memory to run a handler (vm_memory)");
         return SCHED_FAILED;
     }
@@ -293,14 +324,14 @@ enum sched_result sched_run(struct vm *vm, const struct sched_entry *entry)
     vm->sched.push = entry->push;
     vm->sched.arg = entry->arg;
     lua_pushcfunction(t.co, sched_trampoline);
-    return sched_step(vm, entry, &t, NULL);
+    return sched_step(vm, entry, &t, NULL, sched_count_call(vm, entry));
 }
 
 /* ---- suspended handlers ---- */
 
 static struct sched_entry sched_entry_of(const struct task *t)
 {
-    return (struct sched_entry){.about = &t->about, .kind = t->kind, .owner = t->owner};
+    return (struct sched_entry){.about = &t->about, .kind = t->kind, .owner = t->owner, .tally = t->tally};
 }
 
 void sched_resume(struct task *t)
@@ -309,7 +340,8 @@ void sched_resume(struct task *t)
     struct sched_thread thread = t->thread;
     struct log_context about = t->about; /* the task may be freed while they are in use */
     entry.about = &about;
-    sched_step(t->job.vm, &entry, &thread, t);
+    struct tally *tally = sched_tally(t->job.vm, &entry);
+    sched_step(t->job.vm, &entry, &thread, t, tally_resume(tally) ? tally : NULL);
 }
 
 /* Each has a budget of its own. False when it ended badly. */

@@ -14,6 +14,7 @@
 struct vm;
 struct task;
 struct task_owner;
+struct tally;
 
 #define SCHED_POOL 8
 
@@ -32,6 +33,7 @@ struct sched_entry {
     const struct log_context *about; /* for the log */
     const struct task_owner *kind;   /* NULL: the VM's own business */
     void *owner;                     /* for the functions of `kind` */
+    struct tally *tally;             /* where its route is counted; NULL: it is for none, so vm->tally */
 };
 
 /* The spare coroutines of a VM, and what is running. */

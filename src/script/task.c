@@ -57,6 +57,7 @@ static struct task *task_create(struct vm *vm)
     t->kind = s->running.entry->kind;
     t->owner = s->running.entry->owner;
     t->about = vm->about;
+    t->tally = s->running.entry->tally;
     return t;
 }
 

@@ -34,6 +34,7 @@ struct task {
     const struct task_owner *kind; /* NULL: the VM's own */
     void *owner;
     struct log_context about;
+    struct tally *tally;              /* where its route is counted; or NULL */
     struct list wait;                 /* in a list of what it waits for */
     ev_timer timer;                   /* or this is running */
     void (*give_up)(void *waits_for); /* or this is to be told if it is cancelled meanwhile; may be NULL */

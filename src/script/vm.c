@@ -329,6 +329,7 @@ void vm_stop(struct vm *vm)
 
 void vm_destroy(struct vm *vm)
 {
+    vm->closing = true;
     if (vm->L != NULL && vm->home == NULL) /* it has never served, so nobody has stopped it */
         vm_stop(vm);
     if (vm->L != NULL)

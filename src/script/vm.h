@@ -54,6 +54,7 @@ struct vm {
     lua_State *L;
     struct budget *budget;    /* of the thread that has the VM now */
     struct metrics *metrics;  /* of the worker; NULL while loading */
+    struct tally *tally;      /* where its own business is counted; NULL while loading */
     struct log_context about; /* what the running entry is about, for log.* */
     struct sched sched;
     const struct vm_bindings *bindings;
@@ -70,6 +71,7 @@ struct vm {
     bool drained;             /* reload_drain is over for it */
     bool gave_up;             /* vm_give_up has been called */
     bool started;             /* app.on_start has been told */
+    bool closing;             /* vm_destroy has been called */
     unsigned nstart, nstop;   /* functions of app.on_start and app.on_stop */
     uint64_t ntasks;          /* tasks, timers and functions on their way: what max_tasks limits */
     struct list jobs, timers; /* job.h, timer.h */

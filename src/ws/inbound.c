@@ -117,9 +117,11 @@ static struct inbound_message *inbound_dequeue(struct session *s)
     return m;
 }
 
-static void inbound_tell(struct session *s, bool text, const char *data, size_t len)
+static inline void inbound_tell(struct session *s, bool text, const char *data, size_t len)
 {
-    metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
+    struct metrics *m = session_metrics(s);
+    metrics_add_kind(m, METRIC_MESSAGES_IN_BINARY, text, 1);
+    metrics_add_kind(m, METRIC_MESSAGE_BYTES_IN_BINARY, text, len);
     session_layer(s)->handler->on_message(s, text, data, len);
 }
 

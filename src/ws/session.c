@@ -86,11 +86,17 @@ static void session_write(struct session *s, uint8_t first, const void *data, si
         conn_close(s->conn); /* out of memory: half a frame may be queued */
 }
 
+static void session_write_control(struct session *s, uint8_t opcode, const void *data, size_t len)
+{
+    metrics_add_kind(session_metrics(s), METRIC_CLOSES_OUT, (size_t)opcode - WSLAY_CONNECTION_CLOSE, 1);
+    session_write(s, opcode, data, len);
+}
+
 static void session_write_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
 {
     uint8_t payload[125];
     size_t len = closecode_write(code, reason, reason_len, payload);
-    session_write(s, WSLAY_CONNECTION_CLOSE, payload, len);
+    session_write_control(s, WSLAY_CONNECTION_CLOSE, payload, len);
 }
 
 void session_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
@@ -173,12 +179,11 @@ static enum session_sent session_make_room(struct session *s, size_t len, size_t
 
 /* Messages have been queued, of which, or of what was ahead of them, the kernel has already taken `taken`
  * bytes. */
-static enum session_sent session_queued(struct session *s, size_t count, uint64_t taken, bool tight)
+static enum session_sent session_queued(struct session *s, uint64_t taken, bool tight)
 {
     struct conn *c = s->conn;
     if (c->state != CONN_OPEN)
         return SESSION_NOT_OPEN;
-    metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, count);
     if (taken + c->out.bytes > s->limits->send_limit / 2) {
         s->drain_due = true;
         if (c->out.bytes > 0)
@@ -214,9 +219,12 @@ static enum session_sent session_send_message(struct session *s, uint8_t opcode,
         return session_slow(s, 1);
     if (room != SESSION_SENT)
         return room;
-    uint64_t before = metrics_get(session_metrics(s), METRIC_BYTES_OUT);
+    struct metrics *m = session_metrics(s);
+    uint64_t before = metrics_get(m, METRIC_BYTES_OUT);
+    metrics_add_kind(m, METRIC_MESSAGES_OUT_TEXT, (size_t)opcode - WSLAY_TEXT_FRAME, 1);
+    metrics_add_kind(m, METRIC_MESSAGE_BYTES_OUT_TEXT, (size_t)opcode - WSLAY_TEXT_FRAME, len);
     session_write_message(s, opcode, data, len);
-    return session_queued(s, 1, metrics_get(session_metrics(s), METRIC_BYTES_OUT) - before, tight);
+    return session_queued(s, metrics_get(m, METRIC_BYTES_OUT) - before, tight);
 }
 
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len)
@@ -236,18 +244,28 @@ static enum session_sent session_send_as_client(struct session *s, const uint8_t
     return sent == SESSION_NOT_OPEN ? SESSION_NOT_OPEN : SESSION_SENT;
 }
 
-enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len, size_t count)
+static void session_count_batch(struct metrics *m, const struct session_batch *what)
+{
+    metrics_add(m, METRIC_MESSAGES_OUT_TEXT, what->count - what->binary);
+    metrics_add(m, METRIC_MESSAGE_BYTES_OUT_TEXT, what->bytes - what->binary_bytes);
+    metrics_add(m, METRIC_MESSAGES_OUT_BINARY, what->binary);
+    metrics_add(m, METRIC_MESSAGE_BYTES_OUT_BINARY, what->binary_bytes);
+}
+
+enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len,
+                                     const struct session_batch *what)
 {
     bool tight;
     if (s->is_client)
         return session_send_as_client(s, b->data + at, len);
-    enum session_sent room = session_make_room(s, len, count, &tight);
-    if (room == SESSION_QUEUE_FULL && count == 1)
+    enum session_sent room = session_make_room(s, len, what->count, &tight);
+    if (room == SESSION_QUEUE_FULL && what->count == 1)
         return session_slow(s, 1);
     if (room != SESSION_SENT)
         return room;
     conn_send_block(s->conn, b, at, len);
-    return session_queued(s, count, 0, tight);
+    session_count_batch(session_metrics(s), what);
+    return session_queued(s, 0, tight);
 }
 
 size_t session_buffered(struct session *s)
@@ -297,7 +315,7 @@ enum session_sent session_send_control(struct session *s, bool ping, const void 
     session_catch_up(s);
     if (!session_is_open(s))
         return SESSION_NOT_OPEN;
-    session_write(s, ping ? WSLAY_PING : WSLAY_PONG, data, len);
+    session_write_control(s, ping ? WSLAY_PING : WSLAY_PONG, data, len);
     return session_is_open(s) ? SESSION_SENT : SESSION_NOT_OPEN;
 }
 
@@ -324,12 +342,13 @@ static unsigned session_on_close_frame(struct session *s, const uint8_t *payload
 
 unsigned session_on_control_frame(struct session *s, uint8_t opcode, const uint8_t *payload, size_t len)
 {
+    metrics_add_kind(session_metrics(s), METRIC_CLOSES_IN, (size_t)opcode - WSLAY_CONNECTION_CLOSE, 1);
     if (opcode == WSLAY_CONNECTION_CLOSE)
         return session_on_close_frame(s, payload, len);
     if (!session_is_open(s))
         return 0;
     if (opcode == WSLAY_PING)
-        session_write(s, WSLAY_PONG, payload, len);
+        session_write_control(s, WSLAY_PONG, payload, len);
     session_layer(s)->handler->on_control(s, opcode == WSLAY_PING, (const char *)payload, len);
     return 0;
 }
@@ -423,7 +442,7 @@ static void session_keep_alive(struct session *s)
             session_lost(s);
             return;
         }
-        session_write(s, WSLAY_PING, NULL, 0);
+        session_write_control(s, WSLAY_PING, NULL, 0);
         s->awaiting_pong = true;
         s->last_ping = s->conn->worker->wheel.now;
     }

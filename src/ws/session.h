@@ -61,6 +61,7 @@ struct session_limits {
     bool compression, compression_takeover;
     uint64_t compression_min; /* bytes; shorter messages are not compressed */
     void *owner;              /* whose route it is; the handler's; or NULL */
+    struct tally *tally;      /* the same: where the route is counted (base/tally.h); or NULL */
 };
 void session_limits_init(struct session_limits *l, const struct config *config);
 
@@ -163,10 +164,17 @@ static inline bool session_is_open(const struct session *s)
 /* Queues a message. Text must be UTF-8, which the caller has checked. */
 enum session_sent session_send(struct session *s, bool text, const void *data, size_t len);
 
-/* Queues `count` messages that are framed already, as a server does: bytes of a block, which are shared. When
+/* What several messages are, for the metrics: how many, and the bytes of their payload. */
+struct session_batch {
+    size_t count, binary;
+    uint64_t bytes, binary_bytes;
+};
+
+/* Queues messages that are framed already, as a server does: bytes of a block, which are shared. When
  * they are several and do not all fit, nothing happens and it returns SESSION_QUEUE_FULL: they may be sent
  * one by one. Of compressed ones the caller tells with deflate_forget. */
-enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len, size_t count);
+enum session_sent session_send_block(struct session *s, struct block *b, size_t at, size_t len,
+                                     const struct session_batch *what);
 
 /* More messages are not even tried, after one that found no room. */
 void session_drop(struct session *s, size_t count);

@@ -62,7 +62,7 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.expected_exit = 0
-        line = self.wait_log(r"listening on ([^\s\"]+)")
+        line = self.wait_log(r"(?<!admin )listening on ([^\s\"]+)")
         self.address = line.group(1)
         if not self.address.startswith("unix:"):
             self.port = int(self.address.rsplit(":", 1)[1])
@@ -127,9 +127,17 @@ class Server:
             return answer.decode()
 
     def metrics(self):
-        """{"tidewire_connections": 3, 'tidewire_http_responses_total{class="4xx"}': 1, ...}"""
-        lines = [line for line in self.ask("metrics").splitlines() if not line.startswith("#")]
-        return {line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in lines}
+        """{"tidewire_websockets": 3, 'tidewire_http_responses_total{class="4xx"}': 1, ...}. There are sums too: over
+        all labels of a name under the name alone ("tidewire_connections"), and over the routes."""
+        found = {}
+        for line in self.ask("metrics").splitlines():
+            if line.startswith("#"):
+                continue
+            key, value = line.rsplit(" ", 1)
+            value = float(value) if "." in value or "e" in value else int(value)
+            for name in {key, key.split("{")[0], re.sub(r'method="[^"]*",route="(?:[^"\\\\]|\\\\.)*",', "", key)}:
+                found[name] = found.get(name, 0) + value
+        return found
 
     def wait_metric(self, name, value):
         """Asks until a metric has `value`, or until value(metric) is true, and returns it. Each round trip goes through

@@ -64,6 +64,9 @@ static void defaults(void **state)
         {"log_format", "text"},
         {"control", ""},
         {"pid_file", ""},
+        {"admin", ""},
+        {"admin_token", ""},
+        {"admin_token_file", ""},
         {"max_connections", "auto"},
         {"max_connections_per_address", "0"},
         {"handshakes_per_second", "0"},
@@ -579,6 +582,7 @@ static void shows_what_it_would_read(void **state)
         {"log_format", "json", "json"},
         {"abort_stuck", "on", "true"},
         {"control", "@name", "@name"},
+        {"admin_token", "s3cret", "(set)"},
         {"listen", "[::1]:0,unix:/run/a b", "[::1]:0,unix:/run/a b"},
         {"origins", "https://*.example.com,null", "https://*.example.com,null"},
     };

@@ -235,6 +235,35 @@ static void spare_feeds_are_used_again_and_empty(void **state)
     compare_all_parts();
 }
 
+/* What any records are is told without looking at them again; a feed that is used again begins anew. */
+static void sums_up_what_records_are(void **state)
+{
+    (void)state;
+    static const struct {
+        bool text;
+        size_t len;
+    } messages[] = {{true, 5}, {false, 70}, {true, 0}, {false, 1}, {true, 300}};
+    for (int round = 0; round < 2; round++) {
+        struct feed *f = feed_get(&twin.pool, topic_at(0));
+        assert_non_null(f);
+        for (uint32_t i = 0; i < 5; i++) {
+            assert_int_equal(feed_add(f, "abc", 3, i, NULL), 0);
+            feed_describe(f, messages[i].text, messages[i].len);
+        }
+        for (uint32_t from = 0; from < 5; from++)
+            for (uint32_t to = from + 1; to <= 5; to++) {
+                struct feed_sum want = {0}, sum = feed_sum(f, from, to);
+                for (uint32_t i = from; i < to; i++) {
+                    want.bytes += (uint32_t)messages[i].len;
+                    want.binary += !messages[i].text;
+                    want.binary_bytes += messages[i].text ? 0 : (uint32_t)messages[i].len;
+                }
+                assert_memory_equal(&sum, &want, sizeof sum);
+            }
+        feed_put(&twin.pool, f);
+    }
+}
+
 static void the_pool_is_bounded(void **state)
 {
     (void)state;
@@ -330,6 +359,7 @@ int main(void)
         TEST(blocks_between_copies),
         TEST(ranges_outlive_what_is_added_later),
         TEST(spare_feeds_are_used_again_and_empty),
+        TEST(sums_up_what_records_are),
         TEST(the_pool_is_bounded),
         TEST(a_feed_of_many_messages_is_not_kept),
         TEST(encodings_go_where_their_feed_goes),

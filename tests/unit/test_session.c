@@ -29,17 +29,51 @@ static void frames_behind_the_head(void **state)
     buf_fini(&out);
 }
 
+/* How much the metrics have risen since the last call, in the order of the list. */
+static void assert_risen(const uint64_t *by)
+{
+    static const enum metric ids[] = {
+        METRIC_MESSAGES_IN_TEXT,
+        METRIC_MESSAGE_BYTES_IN_TEXT,
+        METRIC_MESSAGES_IN_BINARY,
+        METRIC_MESSAGE_BYTES_IN_BINARY,
+        METRIC_MESSAGES_OUT_TEXT,
+        METRIC_MESSAGE_BYTES_OUT_TEXT,
+        METRIC_MESSAGES_OUT_BINARY,
+        METRIC_MESSAGE_BYTES_OUT_BINARY,
+        METRIC_PINGS_IN,
+        METRIC_PONGS_IN,
+        METRIC_PINGS_OUT,
+        METRIC_PONGS_OUT,
+    };
+    static uint64_t before[sizeof ids / sizeof ids[0]];
+    for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+        uint64_t now = metrics_sum(ids[i]);
+        if (by != NULL && now - before[i] != by[i])
+            fail_msg("number %zu has risen by %d", i, (int)(now - before[i]));
+        before[i] = now;
+    }
+}
+
 static void counted(void **state)
 {
     (void)state;
-    uint64_t in = metrics_sum(METRIC_MESSAGES_IN), out = metrics_sum(METRIC_MESSAGES_OUT);
     assert_int_equal(metrics_sum(METRIC_WEBSOCKETS), 1);
-    peer_sends(FIN | TEXT, "a");
+    assert_risen(NULL);
+    peer_sends(FIN | TEXT, "abc");
+    assert_risen((const uint64_t[]){1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
+    peer_sends(FIN | BINARY, "ab");
+    assert_risen((const uint64_t[]){0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0});
     peer_sends(FIN | PING, "a");
+    assert_risen((const uint64_t[]){0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1});
+    peer_sends(FIN | PONG, "a");
+    assert_risen((const uint64_t[]){0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0});
     assert_int_equal(session_send(ws.session, true, "b", 1), SESSION_SENT);
-    assert_int_equal(session_send(ws.session, false, "c", 1), SESSION_SENT);
-    assert_int_equal(metrics_sum(METRIC_MESSAGES_IN) - in, 1);
-    assert_int_equal(metrics_sum(METRIC_MESSAGES_OUT) - out, 2);
+    assert_risen((const uint64_t[]){0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0});
+    assert_int_equal(session_send(ws.session, false, "cdef", 4), SESSION_SENT);
+    assert_risen((const uint64_t[]){0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0});
+    assert_int_equal(session_send_control(ws.session, true, "", 0), SESSION_SENT);
+    assert_risen((const uint64_t[]){0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0});
     assert_int_equal(metrics_sum(METRIC_FRAME_CONTEXTS), 0);
 }
 

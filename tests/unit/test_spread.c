@@ -52,8 +52,11 @@ static int tear_down(void **state)
     (void)state;
     for (unsigned i = 0; i < WORKERS; i++) {
         spread_abandon(workers[i]);
-        while (workers[i]->nconns > 0)
+        while (workers[i]->nconns > 0) {
+            metrics_sub(workers[i]->metrics, METRIC_CONNECTIONS, 1); /* as conn_close does */
+            metrics_add(workers[i]->metrics, METRIC_CONNECTIONS_CLOSED, 1);
             worker_conn_closed(workers[i]);
+        }
         if (i > 0)
             worker_destroy(workers[i]);
     }

@@ -35,7 +35,8 @@ static inline void worker_tear_down(void)
     assert_true(list_empty(&worker->ready));
     assert_false(ev_is_active(&worker->spin)); /* the loop rests */
     assert_int_equal(worker_total_conns(), 0);
-    assert_int_equal(metrics_sum(METRIC_CONNECTIONS), 0);
+    for (enum metric state = METRIC_CONNECTIONS; state <= METRIC_CONNECTIONS_CLOSED; state++)
+        assert_int_equal(metrics_sum(state), 0);
     assert_int_equal(metrics_sum(METRIC_QUEUED_BYTES), 0);
     worker_destroy(worker);
     config_fini(&config);
