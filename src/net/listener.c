@@ -202,7 +202,8 @@ static int listener_refused(const char *spec, struct err *e)
 {
     if (errno == EADDRINUSE)
         return err_set(
-            e, "cannot listen on %s: address already in use; stop what serves it or choose another", spec);
+            e, "cannot listen on %s: address already in use; stop what serves it or choose another address",
+            spec);
     if (errno == EACCES)
         return err_set(e, "cannot listen on %s: permission denied; a port from 1024 on needs no privilege",
                        spec);

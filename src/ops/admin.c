@@ -79,7 +79,7 @@ static int admin_check_token(const char *what, const char *token, struct err *e)
     return 0;
 }
 
-/* The first line of the file, without the blanks around it. */
+/* What is in the file, without the blanks around it. */
 static int admin_read_token(const char *path, char **out, struct err *e)
 {
     char text[ADMIN_TOKEN_MAX + 64];

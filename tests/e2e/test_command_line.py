@@ -320,7 +320,7 @@ def test_port_taken_by_another_instance(serve, script, quiet, workers, theirs):
     first = serve(ECHO, workers=theirs)
     done = run(script(), env={**quiet, "listen": first.address, "workers": workers})
     assert done.returncode == 1 and done.stdout == ""
-    one_line(done.stderr, re.escape(f"cannot listen on {first.address}: address already in use"), "--listen")
+    one_line(done.stderr, re.escape(f"cannot listen on {first.address}: address already in use"), "choose another address")
 
 
 def test_port_taken_by_another_program(script, quiet):
