@@ -33,6 +33,8 @@ const struct config_key config_keys[] = {
         "beyond it 503; auto: the file limit less a reserve"),
     KEY(max_connections_per_address, CONFIG_COUNT, "0", 0, 1e8, NULL, 0,
         "beyond it 429; IPv6 by /64; 0: off"),
+    KEY(max_tls_handshakes, CONFIG_COUNT, "1000", 1, 1e8, NULL, 0,
+        "TLS handshakes under way, process-wide; beyond it closed"),
     KEY(handshakes_per_second, CONFIG_NUMBER, "0", 0, 1e6, NULL, 0, "process-wide; beyond it 503; 0: off"),
     KEY(handshake_timeout, CONFIG_SECONDS, "10", 0.05, 3600, NULL, 0,
         "for a request's head to arrive; then 408"),

@@ -203,7 +203,7 @@ static void connector_ask(struct connector *k, double left)
     if (getpeername(k->socket, (struct sockaddr *)&peer, &len) == 0)
         head_set_remote(head, (const struct sockaddr *)&peer);
     head->id = ++w->request_seq * w->count + (w->index - 1);
-    k->conn = conn_create(w, k->socket, &connector_ops, k);
+    k->conn = conn_create(w, k->socket, &connector_ops, k, NULL);
     k->socket = -1;
     if (k->conn == NULL) {
         connector_fail(k, "out of memory");

@@ -66,6 +66,7 @@ static void defaults(void **state)
         {"pid_file", ""},
         {"max_connections", "auto"},
         {"max_connections_per_address", "0"},
+        {"max_tls_handshakes", "1000"},
         {"handshakes_per_second", "0"},
         {"max_head", "16384"},
         {"origins", "same"},
