@@ -230,6 +230,8 @@ static int tlscontext_add_client(struct tlscontext *x, const struct tlscontext_o
         return -1;
     if (o->ca != NULL)
         return tlscontext_use_ca(ctx, o->ca, e);
+    if (o->no_verify)
+        return 0;
     return SSL_CTX_set_default_verify_paths(ctx) == 1 ? 0 : err_set(e, "out of memory");
 }
 
@@ -241,6 +243,18 @@ struct tlscontext *tlscontext_create_client(const struct tlscontext_options *o, 
         x = NULL;
     }
     ERR_clear_error();
+    return x;
+}
+
+struct tlscontext *tlscontext_usual_client(struct err *e)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct tlscontext *usual;
+    pthread_mutex_lock(&lock);
+    if (usual == NULL)
+        usual = tlscontext_create_client(&(struct tlscontext_options){0}, e);
+    struct tlscontext *x = usual != NULL ? tlscontext_ref(usual) : NULL;
+    pthread_mutex_unlock(&lock);
     return x;
 }
 

@@ -35,6 +35,8 @@ struct tlscontext;
 struct tlscontext *tlscontext_create_server(const struct tlscontext_options *o, struct err *e);
 /* For clients; at most one pair, the client's own. */
 struct tlscontext *tlscontext_create_client(const struct tlscontext_options *o, struct err *e);
+/* The one of clients that ask for nothing in particular: a reference, made at its first use. */
+struct tlscontext *tlscontext_usual_client(struct err *e);
 struct tlscontext *tlscontext_ref(struct tlscontext *x);
 /* NULL is fine. */
 void tlscontext_unref(struct tlscontext *x);
