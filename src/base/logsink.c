@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "base/thread.h"
 
 #define LOGSINK_GATHER_MS 5    /* after a batch the writer waits so long for more */
@@ -37,7 +38,6 @@ struct logsink {
     /* Any thread. */
     _Atomic size_t pending;          /* len */
     _Atomic uint64_t rests_until_ms; /* after a failure; else 0 */
-    _Atomic uint64_t all_lost;
 };
 
 static struct logsink logsinks[LOGSINKS] = {
@@ -46,6 +46,7 @@ static struct logsink logsinks[LOGSINKS] = {
     [LOGSINK_CONSOLE] = {.lock = PTHREAD_MUTEX_INITIALIZER, .to = {STDERR_FILENO, NULL}},
 };
 
+static struct metrics logsink_metrics;
 static const struct logsink_hooks *_Atomic logsink_set_hooks;
 static int logsink_event = -1; /* wakes the writer; stays open once it is */
 static pthread_t logsink_thread;
@@ -64,15 +65,12 @@ static const struct logsink_hooks *logsink_hooks(void)
     return atomic_load_explicit(&logsink_set_hooks, memory_order_acquire);
 }
 
-uint64_t logsink_lost(enum logsink_id id)
-{
-    return atomic_load_explicit(&logsinks[id].all_lost, memory_order_relaxed);
-}
-
+/* Under the sink's lock, which makes it the only one that counts. */
 static void logsink_lose(struct logsink *s)
 {
     s->lost++;
-    atomic_fetch_add_explicit(&s->all_lost, 1, memory_order_relaxed);
+    if (s != &logsinks[LOGSINK_CONSOLE])
+        metrics_add(&logsink_metrics, s == &logsinks[LOGSINK_LOG] ? METRIC_LOG_LOST : METRIC_ACCESS_LOST, 1);
 }
 
 /* ---- written directly ---- */
@@ -391,8 +389,8 @@ static void *logsink_main(void *arg)
 int logsink_start(size_t size, struct err *e)
 {
     char *rings[LOGSINK_CONSOLE] = {malloc(size), malloc(size)};
-    if (logsink_event < 0)
-        logsink_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (logsink_event < 0 && (logsink_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) >= 0)
+        metrics_register(&logsink_metrics);
     atomic_store(&logsink_stopping, false);
     if (rings[0] == NULL || rings[1] == NULL || logsink_event < 0) {
         free(rings[0]);

@@ -74,7 +74,4 @@ void logsink_wake(void);
 /* Waits until all lines have been written, `ms` at most. Also in a signal handler. */
 void logsink_flush(unsigned ms);
 
-/* Lines lost so far. */
-uint64_t logsink_lost(enum logsink_id id);
-
 #endif

@@ -34,6 +34,7 @@ def test_log_file_gets_the_log_and_standard_error_what_must_be_seen(serve, tmp_p
     path = tmp_path / "log"
     server = serve('log.error("an error while loading") log.info("loading")\n'
                    'app.get("/", function() log.error("later") return "x" end)', log_file=path, log_format=form)
+    server.metrics()  # the main thread is through with starting
     with server.raw() as client:
         assert client.request(ASK).status == 200
     text = wait_file(server, path, "later")

@@ -125,11 +125,10 @@ static void nothing_forges_a_line(void **state)
                               "User-Agent: \" 200 9 \xff\\\xc2\x85\t{\"x\":1}\r\n\r\n");
     struct access_line line = line_of(head);
     access_text(&out, &line);
-    assert_string_equal(
-        made(),
-        "192.0.2.7 - - [02/Jan/2026:03:04:05 +0000] \"GET /a\\x22b\\x5cc%ff HTTP/1.1\" 200 "
-        "42 \"-\" \"\\x22 200 9 \\xff\\x5c\\xc2\\x85\\x09{\\x22x\\x22:1}\" 1.500ms "
-        "route=\"/users/:id\" worker=2 connection=17\n");
+    assert_string_equal(made(),
+                        "192.0.2.7 - - [02/Jan/2026:03:04:05 +0000] \"GET /a\\x22b\\x5cc%ff HTTP/1.1\" 200 "
+                        "42 \"-\" \"\\x22 200 9 \\xff\\x5c\\xc2\\x85\\x09{\\x22x\\x22:1}\" 1.500ms "
+                        "route=\"/users/:id\" worker=2 connection=17\n");
     access_json(&out, &line);
     const char *json = made();
     assert_non_null(strstr(json, "\"path\":\"/a\\\"b\\\\c%ff\""));

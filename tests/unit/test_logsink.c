@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/logsink.h"
+#include "base/metrics.h"
 
 #define SIZE 65536
 
@@ -216,16 +217,16 @@ static void a_pipe_that_nobody_reads(void **state)
 {
     (void)state;
     char line[1000];
-    uint64_t before = logsink_lost(LOGSINK_LOG);
+    uint64_t before = metrics_sum(METRIC_LOG_LOST);
     int reader = use_pipe();
     memset(line, '.', sizeof line);
     line[sizeof line - 1] = '\n';
     for (int i = 0; i < 1000; i++)
         logsink_put(LOGSINK_LOG, line, sizeof line, false);
-    uint64_t lost = logsink_lost(LOGSINK_LOG) - before;
+    uint64_t lost = metrics_sum(METRIC_LOG_LOST) - before;
     assert_true(lost > 500 && lost < 1000);
     logsink_put(LOGSINK_LOG, "must\n", 5, true); /* finds room still */
-    assert_int_equal(logsink_lost(LOGSINK_LOG) - before, lost);
+    assert_int_equal(metrics_sum(METRIC_LOG_LOST) - before, lost);
     const char *text = read_until(reader, "LOST ");
     assert_non_null(strstr(text, "must\n"));
     assert_true(strstr(text, "must\n") < strstr(text, "LOST "));
@@ -302,7 +303,7 @@ static void threads_log_while_files_change(void **state)
     pthread_t threads[THREADS], changer;
     int number[THREADS], next[THREADS] = {0};
     _Atomic bool stop = false;
-    uint64_t before = logsink_lost(LOGSINK_LOG), seen = 0;
+    uint64_t before = metrics_sum(METRIC_LOG_LOST), seen = 0;
     use_file();
     pthread_create(&changer, NULL, change_much, &stop);
     for (int i = 0; i < THREADS; i++) {
@@ -328,8 +329,8 @@ static void threads_log_while_files_change(void **state)
         next[thread] = i + 1;
         seen++;
     }
-    assert_int_equal(seen + (logsink_lost(LOGSINK_LOG) - before), THREADS * EACH);
-    assert_int_equal(told, logsink_lost(LOGSINK_LOG) - before);
+    assert_int_equal(seen + (metrics_sum(METRIC_LOG_LOST) - before), THREADS * EACH);
+    assert_int_equal(told, metrics_sum(METRIC_LOG_LOST) - before);
 }
 
 static void the_end_writes_what_is_left(void **state)
