@@ -17,6 +17,7 @@
 #include "base/logrepeat.h"
 #include "base/logsink.h"
 
+#define LOG_USUAL   160 /* bytes that a line is longer than its text, at most, mostly */
 #define LOG_TICK_MS 250 /* between two looks whether there is something hidden to tell of */
 
 static _Atomic int log_min_level = LOG_INFO;
@@ -68,6 +69,7 @@ static void log_format_line(struct buf *out, enum log_level level, const struct 
 static void log_put(enum log_level level, const struct log_context *ctx, const char *text, size_t len)
 {
     struct buf line = BUF_INIT;
+    buf_reserve(&line, len + LOG_USUAL);
     log_format_line(&line, level, ctx, text, len);
     if (line.len > 0 && line.data[line.len - 1] == '\n') { /* else there was no memory for all of it */
         logsink_put(LOGSINK_LOG, line.data, line.len, level == LOG_ALWAYS);

@@ -13,6 +13,8 @@
 #include "http/http1_session.h"
 #include "net/worker.h"
 
+#define ACCESS_USUAL 512 /* bytes; most lines are shorter */
+
 _Atomic bool access_flag;
 
 void access_use(struct logsink_target *to)
@@ -180,6 +182,7 @@ static void access_write(const struct conn *c, struct access_line *l, uint64_t b
     l->took_us = access_now_us() - began_us;
     l->worker = c->worker->index;
     l->conn = c->id;
+    buf_reserve(&line, ACCESS_USUAL);
     if (log_form() == LOG_JSON)
         access_json(&line, l);
     else
