@@ -40,6 +40,8 @@ static const struct http1_handler *http1_handler_of(const struct conn *c)
 /* What cannot be read on: the connection ends after this. */
 static void http1_fail(struct conn *c, int status, const char *detail)
 {
+    struct http1 *h = conn_session(c);
+    access_begin(&h->note);
     reply_last(c);
     reply_error(c, status, detail, NULL);
 }
@@ -112,6 +114,7 @@ static void http1_free(struct conn *c, struct http1 *h)
     metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->in.cap);
     buf_fini(&h->in);
     head_unref(h->head);
+    free(h->note);
     free(h);
 }
 
@@ -155,6 +158,8 @@ void http1_done(struct conn *c)
 {
     struct http1 *h = conn_session(c);
     bool put_off = h->request != NULL;
+    if (h->note != NULL)
+        access_request(c, &h->note);
     h->request = NULL;
     h->streaming = false;
     h->mute = false;
@@ -317,9 +322,11 @@ static void http1_begin_body(struct conn *c)
         return;
     }
     h->state = HTTP1_BODY;
-    h->body_left = head->content_length;
     h->body_renewed = 0;
-    memset(&h->chunked, 0, sizeof h->chunked);
+    if (chunked)
+        memset(&h->chunked, 0, sizeof h->chunked);
+    else
+        h->body_left = head->content_length;
     if ((head->flags & HEAD_EXPECT_CONTINUE) && head->minor > 0)
         conn_send(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
     http1_wait(c, c->worker->config->body_timeout);
@@ -409,6 +416,7 @@ static size_t http1_read_head(struct conn *c, const uint8_t *data, size_t len)
     struct http1 *h = conn_session(c);
     size_t before = h->in.len;
     if (before == 0) {
+        access_begin(&h->note);
         size_t end = http1_find_head(c, data, len);
         if (end > 0) {
             http1_on_head(c, (const char *)data, end);
@@ -655,6 +663,8 @@ static void http1_on_later(struct conn *c)
 static void http1_on_dead(struct conn *c)
 {
     struct http1 *h = conn_session(c);
+    if (h->note != NULL)
+        access_request(c, &h->note);
     http1_give_up_request(c);
     if (h->refused)
         atomic_fetch_sub(&http1_refused, 1);
