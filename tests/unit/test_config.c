@@ -64,6 +64,7 @@ static void defaults(void **state)
         {"log_format", "text"},
         {"control", ""},
         {"pid_file", ""},
+        {"user", ""},
         {"max_connections", "auto"},
         {"max_connections_per_address", "0"},
         {"handshakes_per_second", "0"},
@@ -111,6 +112,7 @@ static void defaults(void **state)
         {"max_subscriptions", "10000000"},
         {"max_subscriptions_per_connection", "10000"},
         {"drain_timeout", "8"},
+        {"stop_delay", "0"},
         {"abort_stuck", "false"},
         {"watch", "false"},
     };
