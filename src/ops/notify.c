@@ -73,12 +73,13 @@ void notify_close(struct notify *n, struct ev_loop *loop)
     n->fd = -1;
 }
 
-static void notify_send(struct notify *n, const char *lines)
+static void notify_send(struct notify *n, const char *lines, int flags)
 {
     if (n->fd < 0)
         return;
     /* each by its address: the manager may have opened its socket anew */
-    if (sendto(n->fd, lines, strlen(lines), MSG_NOSIGNAL, (const struct sockaddr *)&n->to, n->len) < 0)
+    if (sendto(n->fd, lines, strlen(lines), MSG_NOSIGNAL | flags, (const struct sockaddr *)&n->to, n->len) <
+        0)
         log_debug("cannot tell the service manager \"%.20s\": %s", lines, strerror(errno));
 }
 
@@ -93,7 +94,7 @@ void notify_tell(struct notify *n, const char *state, const char *fmt, ...)
     lines[(size_t)at + strcspn(lines + at, "\n")] = '\0';
     if (strstr(state, "READY=1") != NULL)
         n->reloading = false;
-    notify_send(n, lines);
+    notify_send(n, lines, 0);
 }
 
 void notify_reloading(struct notify *n)
@@ -112,8 +113,9 @@ static void notify_on_timer(struct ev_loop *loop, ev_timer *timer, int revents)
     (void)loop;
     (void)revents;
     struct notify *n = timer->data;
+    /* The next one does as well: a manager that does not listen is not waited for. */
     if (watchdog_unhealthy(n->watchdog) == 0)
-        notify_send(n, "WATCHDOG=1");
+        notify_send(n, "WATCHDOG=1", MSG_DONTWAIT);
 }
 
 void notify_watch(struct notify *n, struct ev_loop *loop, const struct watchdog *watchdog)

@@ -7,7 +7,6 @@ import signal
 import socket
 import struct
 import threading
-import time
 
 import pytest
 
@@ -428,17 +427,6 @@ def test_there_is_no_100_continue_for_http_1_0_or_without_a_body(serve):
 
 # ---- stopping and reloading ----
 
-def until_refused(server):
-    """Returns when the worker has closed its listener, hence knows that it is stopping."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            server.raw().close()
-        except ConnectionError:
-            return
-    raise AssertionError("it still accepts")
-
-
 def test_a_request_that_never_ends_is_cut_at_the_end_of_drain_timeout(serve):
     server = serve(SITE, drain_timeout=0.5)
     with server.raw() as waiting:
@@ -449,41 +437,6 @@ def test_a_request_that_never_ends_is_cut_at_the_end_of_drain_timeout(serve):
         server.wait_log("left a")
     assert server.stop(None) == 0
     assert "1 connections were still open at the end of drain_timeout" in server.log
-
-
-def test_a_connection_between_two_requests_is_closed_at_once_when_the_server_stops(serve):
-    server = serve(SITE, drain_timeout=3600, keep_alive_timeout=3600)
-    with server.raw() as idle:
-        idle.send(get("/say/a"))
-        expect(idle, "a")
-        server.send_signal(signal.SIGTERM)
-        idle.expect_end()
-    assert server.stop(None) == 0
-
-
-def test_a_new_connection_may_ask_once_while_the_server_stops(serve):
-    """Its request was on its way when the listener was closed. But nobody gets a WebSocket any more."""
-    server = serve(SITE + "app.websocket('ws', function() end)", drain_timeout=3600)
-    with server.raw() as plain, server.raw() as upgrade:
-        server.send_signal(signal.SIGTERM)
-        until_refused(server)
-        plain.send(get("/say/b") + get("/say/c"))
-        expect(plain, "b", connection="close")
-        plain.expect_end()
-        upgrade.handshake("/ws")
-        refusal(upgrade, 503, "stopping")
-    assert server.stop(None) == 0
-
-
-def test_a_request_whose_body_is_on_its_way_is_answered_while_the_server_stops(serve):
-    server = serve(SITE, drain_timeout=3600)
-    with server.raw() as client, server.raw() as idle:
-        server.send_apart(client, post("/len", b"abcdef")[:-1])
-        server.send_signal(signal.SIGTERM)
-        idle.expect_end()  # at the end of its second
-        client.send(b"f")
-        expect(client, "6", connection="close")
-        client.expect_end()
 
 
 def test_an_answer_that_comes_in_time_is_finished_while_the_server_stops(serve):
