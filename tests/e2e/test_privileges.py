@@ -12,7 +12,7 @@ from pathlib import Path
 
 import conftest
 import pytest
-from conftest import BINARY, PATIENCE, Raw, Server, environment, run
+from conftest import BINARY, PATIENCE, SANITIZER, Raw, Server, environment, run
 
 NOBODY = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -47,8 +47,11 @@ def start_server(place):
         servers.append(Server(place / "main.lua", place, **options))
         return servers[-1]
     yield start
+    codes = [server.stop(signal.SIGTERM) for server in servers]
+    logs = "\n".join(server.log for server in servers)
     for server in servers:
         server.kill()
+    assert set(codes) <= {0} and not SANITIZER.search(logs), logs
 
 
 def threads(server):
