@@ -28,6 +28,7 @@ struct config {
     struct config_list listen, origins, trusted_proxies;
     char *control;
     char *pid_file;
+    char *user;
     int64_t workers; /* 0 is auto: one per processor this process may use */
     int64_t log_level, log_format;
     char *log_file, *access_log;
@@ -44,7 +45,7 @@ struct config {
     int64_t max_subscriptions, max_subscriptions_per_connection;
     double handshakes_per_second, messages_per_second;
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, connect_timeout;
-    double drain_timeout, reload_drain;
+    double drain_timeout, stop_delay, reload_drain;
     double handler_budget, load_budget;
     double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
     bool abort_stuck, compression, compression_takeover, gzip, pin_workers, watch;

@@ -356,10 +356,6 @@ static void http1_on_head(struct conn *c, const char *data, size_t len)
     struct http1 *h = conn_session(c);
     struct head_fault fault;
     h->mute = http1_begins_with_head(data, len);
-    if (http1_is_stopping(c)) {
-        http1_fail(c, 503, "The server is stopping.");
-        return;
-    }
     if (head_parse(data, len, &h->head, &fault) < 0) {
         h->head = NULL;
         http1_fail(c, fault.status, fault.reason);
@@ -625,7 +621,7 @@ static void http1_on_timeout(struct conn *c)
         conn_close(c);
     else if (h->request != NULL)
         http1_on_wait(c);
-    else if (!http1_is_too_late(c) && !http1_is_stopping(c))
+    else if (!http1_is_too_late(c) && (!http1_is_stopping(c) || h->state == HTTP1_BODY))
         http1_wait_on(c);
     else if (h->state == HTTP1_PROXYLINE)
         http1_refuse_proxy(c, "did not send its PROXY protocol within proxy_timeout");
@@ -639,10 +635,14 @@ static void http1_on_timeout(struct conn *c)
                                           : "The request's headers did not arrive within handshake_timeout.");
 }
 
+/* A request that is under way is answered yet, and so is one that has arrived and was not read. */
 static void http1_on_stop(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    if (h->request == NULL || (h->needs_peer && !h->streaming))
+    bool deciding = h->request != NULL && h->needs_peer && !h->streaming;
+    if (h->state == HTTP1_HEAD && h->answered && h->in.len == 0 && !conn_has_input(c))
+        conn_finish(c, HTTP1_LINGER_S);
+    else if (deciding || h->state == HTTP1_HEAD || h->state == HTTP1_PROXYLINE)
         conn_set_deadline(c, HTTP1_STOP_GRACE_S);
 }
 
