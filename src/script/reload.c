@@ -21,27 +21,64 @@ struct reload {
     bool stop;
     uint64_t asked, begun;    /* tickets: the newest that was given, the newest that a build covers */
     struct snapshot *restore; /* files to go back to; or NULL */
-    uint64_t condemned;       /* from which generation */
-    uint64_t number;          /* of the newest generation built or tried */
+    struct setup *setup; /* the configuration that goes with them; at first that of the first generation */
+    uint64_t condemned;  /* from which generation */
+    uint64_t number;     /* of the newest generation built or tried */
 };
 
-static void reload_build(struct reload *r, struct snapshot *files, uint64_t ticket)
+/* What one build is to be made of; consumed. */
+struct reload_job {
+    struct snapshot *files; /* NULL: those on the disk now */
+    struct setup *setup;    /* NULL: as it is read now */
+    uint64_t ticket;
+};
+
+static struct gen *reload_make(struct reload *r, struct reload_job *job, bool back, struct err *e)
+{
+    if (job->setup == NULL && (job->setup = r->o.read(r->o.user, job->files, e)) == NULL)
+        return NULL;
+    budget_set_limit(&r->budget, job->setup->config.load_budget);
+    const struct gen_options gen = {
+        .setup = job->setup,
+        .files = job->files,
+        .script = r->o.script,
+        .workers = r->o.workers,
+        .number = r->number + 1,
+        .back = back,
+        .bindings = r->o.bindings,
+        .budget = &r->budget,
+    };
+    return gen_build(&gen, e);
+}
+
+static void reload_build(struct reload *r, struct reload_job *job)
 {
     struct reload_outcome *out = calloc(1, sizeof *out);
-    if (out == NULL) {
+    bool back = job->files != NULL;
+    if (out == NULL || (!back && (job->files = snapshot_create()) == NULL)) {
+        free(out);
+        snapshot_unref(job->files);
+        setup_unref(job->setup);
         log_error("out of memory: nothing was loaded");
         return;
     }
     out->mail.deliver = r->o.deliver;
-    out->ticket = ticket;
-    snapshot_keep_next(&out->snapshot);
-    out->gen = gen_build(r->o.config, r->o.script, r->o.workers, r->number + 1, files, r->o.bindings,
-                         &r->budget, &out->error);
-    snapshot_keep_next(NULL);
+    out->ticket = job->ticket;
+    out->back = back;
+    out->gen = reload_make(r, job, back, &out->error);
+    out->snapshot = job->files;
+    setup_unref(job->setup);
     if (out->gen != NULL)
         r->number++;
-    out->back = files != NULL;
     mailbox_post(r->o.to, &out->mail);
+}
+
+static void reload_forget(struct reload *r)
+{
+    snapshot_unref(r->restore);
+    setup_unref(r->setup);
+    r->restore = NULL;
+    r->setup = NULL;
 }
 
 static void *reload_main(void *arg)
@@ -53,24 +90,25 @@ static void *reload_main(void *arg)
     while (!r->stop) {
         if (r->restore != NULL &&
             r->number > r->condemned) { /* newer code was taken: nothing to go back from */
-            snapshot_unref(r->restore);
-            r->restore = NULL;
+            reload_forget(r);
         }
         if (r->begun == r->asked && r->restore == NULL) {
             pthread_cond_wait(&r->changed, &r->lock);
             continue;
         }
         /* What is asked for goes before. */
-        struct snapshot *files = r->begun == r->asked ? r->restore : NULL;
-        uint64_t ticket = files == NULL ? r->asked : 0;
-        if (files == NULL)
-            r->begun = ticket;
-        else
+        struct reload_job job = {NULL, NULL, 0};
+        bool asked = r->begun != r->asked;
+        if (asked)
+            job.ticket = r->begun = r->asked;
+        if (!asked || r->number == 0) {
+            job.files = r->restore;
+            job.setup = r->setup;
             r->restore = NULL;
+            r->setup = NULL;
+        }
         pthread_mutex_unlock(&r->lock);
-        reload_build(r, files, ticket);
-        if (files != NULL)
-            snapshot_unref(files);
+        reload_build(r, &job);
         pthread_mutex_lock(&r->lock);
     }
     pthread_mutex_unlock(&r->lock);
@@ -85,12 +123,14 @@ struct reload *reload_create(const struct reload_options *o, struct err *e)
         return NULL;
     }
     r->o = *o;
-    budget_init(&r->budget, "load_budget", o->config->load_budget);
+    r->setup = setup_ref(o->setup);
+    budget_init(&r->budget, "load_budget", o->setup->config.load_budget);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->changed, NULL);
     int rc = thread_start(&r->thread, reload_main, r);
     if (rc != 0) {
         err_set(e, "cannot start the builder thread: %s", strerror(rc));
+        setup_unref(r->setup);
         free(r);
         return NULL;
     }
@@ -114,12 +154,12 @@ bool reload_is_newer(struct reload *r, uint64_t ticket)
     return newer;
 }
 
-void reload_restore(struct reload *r, struct snapshot *files, uint64_t condemned)
+void reload_restore(struct reload *r, struct snapshot *files, struct setup *setup, uint64_t condemned)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->restore != NULL)
-        snapshot_unref(r->restore);
+    reload_forget(r);
     r->restore = snapshot_ref(files);
+    r->setup = setup_ref(setup);
     r->condemned = condemned;
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
@@ -151,8 +191,7 @@ bool reload_destroy(struct reload *r)
             return false;
         budget_cut(&r->budget);
     }
-    if (r->restore != NULL)
-        snapshot_unref(r->restore);
+    reload_forget(r);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->changed);
     free(r);
