@@ -502,6 +502,7 @@ static int start(struct server *s, struct err *e)
         return err_set(e, "cannot start the reaper thread");
     struct reload_options options = {
         .setup = s->cli.setup,
+        .files = s->cli.files,
         .read = settings_read,
         .user = &s->settings,
         .script = s->cli.script,

@@ -115,7 +115,8 @@ size_t configdiff_tell(const struct config *from, const struct config *to, char 
             continue;
         struct configdiff_text one = {.len = 0};
         configdiff_add_key(&one, from, to, &config_keys[i]);
-        if (told == all++ && one.len < sizeof one.text && at + one.len + CONFIGDIFF_REST < size) {
+        all++;
+        if (one.len < sizeof one.text && at + one.len + CONFIGDIFF_REST < size) {
             at += (size_t)snprintf(out + at, size - at, "%s%s", told > 0 ? ", " : "", one.text);
             told++;
         }

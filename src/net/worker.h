@@ -24,11 +24,12 @@
 #include "net/spread.h"
 #include "net/wheel.h"
 
-#define WORKER_INPUT    (256 * 1024)          /* bytes read at once; one buffer for all connections */
-#define WORKER_FRESH    (32 * 1024)           /* bytes that wait for the end of an iteration */
-#define WORKER_LATE_MS  100                   /* in one iteration of the loop; then others do its accepting */
-#define WORKER_SETS_MAX (2 * CONFIG_LIST_MAX) /* addresses that a reload adds, before it takes others away   \
-                                               */
+#define WORKER_INPUT   (256 * 1024) /* bytes read at once; one buffer for all connections */
+#define WORKER_FRESH   (32 * 1024)  /* bytes that wait for the end of an iteration */
+#define WORKER_LATE_MS 100          /* in one iteration of the loop; then others do its accepting */
+#define WORKER_SETS_MAX                                                                                      \
+    (2 * CONFIG_LIST_MAX) /* addresses that a reload adds, before it takes others away                       \
+                           */
 
 struct worker;
 struct listener_set;

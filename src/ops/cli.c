@@ -222,9 +222,10 @@ static bool cli_has_file(const struct cli *cli, struct snapshot *files)
 
 static int cli_apply_file(const struct cli *cli, struct snapshot *files, struct config *config, struct err *e)
 {
-    if (conffile_load_from(config, cli->config_file, files, e) < 0)
-        return -1;
-    return cli_check(config, e) < 0 ? err_prefix(e, "%s: ", cli->config_file) : 0;
+    if (conffile_load_from(config, cli->config_file, files, e) == 0 && cli_check(config, e) == 0)
+        return 0;
+    /* Lua cuts long names in its messages */
+    return strstr(e->text, cli->config_file) == NULL ? err_prefix(e, "%s: ", cli->config_file) : -1;
 }
 
 static int cli_apply_settings(const struct cli *cli, struct config *config, struct err *e)
@@ -278,11 +279,16 @@ static int cli_apply(const struct cli_parse *p, struct err *e)
     struct stat st;
     const char *named = p->config_file != NULL ? p->config_file : getenv("TIDEWIRE_CONFIG");
     cli_take_activation(cli);
-    if (cli_set_config_file(cli, named, e) < 0 || cli_read(cli, NULL, &cli->config, &cli->config_read, e) < 0)
+    if (cli_set_config_file(cli, named, e) < 0)
+        return -1;
+    cli->files = snapshot_create();
+    cli->config_once = named != NULL && stat(named, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+    if (cli->files == NULL)
+        return err_set(e, "out of memory");
+    if (cli_read(cli, cli->config_once ? NULL : cli->files, &cli->config, &cli->config_read, e) < 0)
         return -1;
     if (config_copy(&copy, &cli->config) < 0)
         return err_set(e, "out of memory");
-    cli->config_once = cli->config_read && stat(cli->config_file, &st) == 0 && !S_ISREG(st.st_mode);
     cli->setup = setup_create(&copy, e);
     config_fini(&copy);
     return cli->setup != NULL ? 0 : -1;
@@ -365,10 +371,12 @@ void cli_fini(struct cli *cli)
 {
     config_fini(&cli->config);
     setup_unref(cli->setup);
+    snapshot_unref(cli->files);
     free(cli->script);
     free(cli->config_file);
     free(cli->settings);
     cli->script = cli->config_file = NULL;
     cli->settings = NULL;
     cli->setup = NULL;
+    cli->files = NULL;
 }

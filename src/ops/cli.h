@@ -21,7 +21,8 @@ struct cli {
     char *config_file;    /* that was read, or would be if it were there; NULL: none */
     bool config_named;    /* it must be there */
     bool config_read;
-    bool config_once; /* it is a pipe or the like, whose contents are gone */
+    bool config_once;       /* it is a pipe or the like, whose contents are gone */
+    struct snapshot *files; /* what was read for it; a reference */
     /* What goes over the file; borrowed from argv and the environment. */
     struct cli_setting *settings;
     size_t nsettings;

@@ -19,21 +19,23 @@ struct reload {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool stop;
-    uint64_t asked, begun;    /* tickets: the newest that was given, the newest that a build covers */
-    struct snapshot *restore; /* files to go back to; or NULL */
-    struct setup *setup; /* the configuration that goes with them; at first that of the first generation */
-    uint64_t condemned;  /* from which generation */
-    uint64_t number;     /* of the newest generation built or tried */
+    uint64_t asked, begun;  /* tickets: the newest that was given, the newest that a build covers */
+    bool back;              /* there is something to go back to: */
+    struct snapshot *files; /* these, and before the first generation those that it begins with; or NULL */
+    struct setup *setup;    /* the configuration that goes with them */
+    uint64_t condemned;     /* from which generation */
+    uint64_t number;        /* of the newest generation built or tried */
 };
 
 /* What one build is to be made of; consumed. */
 struct reload_job {
     struct snapshot *files; /* NULL: those on the disk now */
     struct setup *setup;    /* NULL: as it is read now */
+    bool back;
     uint64_t ticket;
 };
 
-static struct gen *reload_make(struct reload *r, struct reload_job *job, bool back, struct err *e)
+static struct gen *reload_make(struct reload *r, struct reload_job *job, struct err *e)
 {
     if (job->setup == NULL && (job->setup = r->o.read(r->o.user, job->files, e)) == NULL)
         return NULL;
@@ -44,7 +46,7 @@ static struct gen *reload_make(struct reload *r, struct reload_job *job, bool ba
         .script = r->o.script,
         .workers = r->o.workers,
         .number = r->number + 1,
-        .back = back,
+        .back = job->back,
         .bindings = r->o.bindings,
         .budget = &r->budget,
     };
@@ -54,8 +56,9 @@ static struct gen *reload_make(struct reload *r, struct reload_job *job, bool ba
 static void reload_build(struct reload *r, struct reload_job *job)
 {
     struct reload_outcome *out = calloc(1, sizeof *out);
-    bool back = job->files != NULL;
-    if (out == NULL || (!back && (job->files = snapshot_create()) == NULL)) {
+    if (job->files == NULL)
+        job->files = snapshot_create();
+    if (out == NULL || job->files == NULL) {
         free(out);
         snapshot_unref(job->files);
         setup_unref(job->setup);
@@ -64,8 +67,8 @@ static void reload_build(struct reload *r, struct reload_job *job)
     }
     out->mail.deliver = r->o.deliver;
     out->ticket = job->ticket;
-    out->back = back;
-    out->gen = reload_make(r, job, back, &out->error);
+    out->back = job->back;
+    out->gen = reload_make(r, job, &out->error);
     out->snapshot = job->files;
     setup_unref(job->setup);
     if (out->gen != NULL)
@@ -75,10 +78,11 @@ static void reload_build(struct reload *r, struct reload_job *job)
 
 static void reload_forget(struct reload *r)
 {
-    snapshot_unref(r->restore);
+    snapshot_unref(r->files);
     setup_unref(r->setup);
-    r->restore = NULL;
+    r->files = NULL;
     r->setup = NULL;
+    r->back = false;
 }
 
 static void *reload_main(void *arg)
@@ -88,24 +92,23 @@ static void *reload_main(void *arg)
     budget_adopt(&r->budget);
     pthread_mutex_lock(&r->lock);
     while (!r->stop) {
-        if (r->restore != NULL &&
-            r->number > r->condemned) { /* newer code was taken: nothing to go back from */
+        if (r->back && r->number > r->condemned) /* newer code was taken: nothing to go back from */
             reload_forget(r);
-        }
-        if (r->begun == r->asked && r->restore == NULL) {
+        if (r->begun == r->asked && !r->back) {
             pthread_cond_wait(&r->changed, &r->lock);
             continue;
         }
-        /* What is asked for goes before. */
-        struct reload_job job = {NULL, NULL, 0};
-        bool asked = r->begun != r->asked;
+        struct reload_job job = {.ticket = 0};
+        bool asked = r->begun != r->asked; /* goes before */
         if (asked)
             job.ticket = r->begun = r->asked;
-        if (!asked || r->number == 0) {
-            job.files = r->restore;
+        if (!asked || !r->back) {
+            job.files = r->files;
             job.setup = r->setup;
-            r->restore = NULL;
+            job.back = r->back;
+            r->files = NULL;
             r->setup = NULL;
+            r->back = false;
         }
         pthread_mutex_unlock(&r->lock);
         reload_build(r, &job);
@@ -124,13 +127,14 @@ struct reload *reload_create(const struct reload_options *o, struct err *e)
     }
     r->o = *o;
     r->setup = setup_ref(o->setup);
+    r->files = snapshot_ref(o->files);
     budget_init(&r->budget, "load_budget", o->setup->config.load_budget);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->changed, NULL);
     int rc = thread_start(&r->thread, reload_main, r);
     if (rc != 0) {
         err_set(e, "cannot start the builder thread: %s", strerror(rc));
-        setup_unref(r->setup);
+        reload_forget(r);
         free(r);
         return NULL;
     }
@@ -158,7 +162,8 @@ void reload_restore(struct reload *r, struct snapshot *files, struct setup *setu
 {
     pthread_mutex_lock(&r->lock);
     reload_forget(r);
-    r->restore = snapshot_ref(files);
+    r->back = true;
+    r->files = snapshot_ref(files);
     r->setup = setup_ref(setup);
     r->condemned = condemned;
     pthread_cond_signal(&r->changed);

@@ -19,7 +19,8 @@ struct reload_outcome {
 };
 
 struct reload_options {
-    struct setup *setup; /* that of the first generation; the builder takes a reference */
+    struct setup *setup;    /* those of the first generation; the builder takes a reference of each */
+    struct snapshot *files; /* what was read for the configuration */
     /* Reads the configuration anew, through `files`. On the builder thread. A reference, or NULL with `e`
      * filled. */
     struct setup *(*read)(void *user, struct snapshot *files, struct err *e);

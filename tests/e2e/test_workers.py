@@ -227,18 +227,6 @@ def test_a_stop_in_the_middle_of_a_burst_answers_each_connection_once(serve, lis
 
 # ---- sockets that the parent process passes ----
 
-@pytest.fixture(name="started_by")
-def started_by_a_script(monkeypatch, tmp_path):
-    """started_by(python) lets every server be started by these lines."""
-    def prepare(lines):
-        path = tmp_path / "parent"
-        path.write_text(f"#!/usr/bin/python3\nimport os, socket, sys\n{lines}\n"
-                        f"os.execv({BINARY!r}, [{BINARY!r}, *sys.argv[1:]])\n", encoding="utf-8")
-        path.chmod(0o755)
-        monkeypatch.setattr(conftest, "BINARY", str(path))
-    return prepare
-
-
 TCP_SOCKET = """
 tcp = socket.create_server(("127.0.0.1", 0))
 os.dup2(tcp.fileno(), 3)
