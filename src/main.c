@@ -30,6 +30,7 @@
 #include "ops/notify.h"
 #include "ops/pidfile.h"
 #include "ops/privileges.h"
+#include "ops/settings.h"
 #include "ops/watch.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
@@ -62,7 +63,7 @@ struct server {
         uint64_t ticket, generation;
         ev_timer patience;
     } judged;
-    struct listener_set sets[CONFIG_LIST_MAX];
+    struct settings settings;
     struct worker **workers; /* NULL until the first generation is there */
     struct mail *finished;   /* one for each worker */
     size_t nworkers, nstarted, nfinished;
@@ -80,8 +81,7 @@ struct server {
 /* What would be left in the file system. */
 static void remove_files(struct server *s)
 {
-    for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
-        listener_unlink(&s->sets[i]);
+    addresses_unlink(&s->settings.addresses);
     control_close(s->control);
     s->control = NULL;
     pidfile_remove(s->cli.config.pid_file, &s->pid_fd);
@@ -125,7 +125,8 @@ static void on_stop_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
 /* Nothing more is accepted; who is there takes leave. */
 static void stop_workers(struct server *s)
 {
-    ev_timer_init(&s->stop_deadline, on_stop_deadline, s->cli.config.drain_timeout + STOP_SLACK_S, 0);
+    ev_timer_init(&s->stop_deadline, on_stop_deadline,
+                  settings_config(&s->settings)->drain_timeout + STOP_SLACK_S, 0);
     s->stop_deadline.data = s;
     ev_timer_start(s->loop, &s->stop_deadline);
     for (size_t i = 0; i < s->nstarted; i++)
@@ -168,7 +169,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
         leave_at_once(s, EXIT_FINE);
     }
     log_always("%s: stopping", name);
-    stop(s, EXIT_FINE, s->cli.config.stop_delay);
+    stop(s, EXIT_FINE, settings_config(&s->settings)->stop_delay);
 }
 
 /* ---- reloading ---- */
@@ -218,7 +219,8 @@ static void on_reload_request(struct server *s, struct control_request *request)
 {
     log_info("tidewire reload: loading %s", s->cli.script);
     request->ticket = request_reload(s);
-    request->patience_s = 2 * (double)s->nworkers * s->cli.config.load_budget + RELOAD_SLACK_S;
+    request->patience_s =
+        2 * (double)s->nworkers * settings_config(&s->settings)->load_budget + RELOAD_SLACK_S;
 }
 
 /* Those who wait for the reload that is being judged hear of it; `end` is what there is to say besides. */
@@ -346,7 +348,7 @@ static void on_migration_report(struct mail *m, void *receiver)
             (unsigned long long)(r->moved + r->failed));
         metrics_add(&s->metrics, METRIC_RELOADS_ROLLED_BACK, 1);
         tell_judged(s, false, "but too many connections failed to move to it: going back to the code before");
-        reload_restore(s->reload, r->accepted, r->generation);
+        reload_restore(s->reload, r->accepted.files, r->accepted.setup, r->generation);
     } else if (verdict == ROLLOUT_ACCEPT)
         accept_generation(s);
 }
@@ -354,15 +356,18 @@ static void on_migration_report(struct mail *m, void *receiver)
 /* What may take root's rights to open; then these go, before anything of a script runs. */
 static int open_all(struct server *s, struct err *e)
 {
-    const struct config *config = &s->cli.config;
+    const struct config *config = settings_config(&s->settings);
+    struct addresses *addresses = &s->settings.addresses;
     struct privileges user;
     if (privileges_find(&user, config->user, e) < 0)
         return -1;
-    for (size_t i = 0; i < config->listen.n; i++) {
-        if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
-            return -1;
-        privileges_give_socket(&user, s->sets[i].unix_path);
-    }
+    addresses->nworkers = s->nworkers;
+    addresses->mailbox = &s->mailbox;
+    if (addresses_prepare(addresses, config, false, e) < 0)
+        return -1;
+    addresses_commit(addresses);
+    for (size_t i = 0; i < addresses->n; i++)
+        privileges_give_socket(&user, addresses->entries[i]->set->unix_path);
     if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
         control_open(&s->control, s->loop, config, on_control, s, e) < 0)
         return -1;
@@ -374,7 +379,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
 {
     const struct dispatch_options dispatch = {
         .reaper = s->reaper, .reports = &s->mailbox, .on_report = on_migration_report};
-    const struct config *config = &s->cli.config;
+    const struct config *config = settings_config(&s->settings);
     s->workers = calloc(s->nworkers, sizeof s->workers[0]);
     s->finished = calloc(s->nworkers, sizeof s->finished[0]);
     s->shared = shared_create((uint64_t)config->shared_size);
@@ -389,15 +394,12 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         s->workers[i] = w;
         w->count = (unsigned)s->nworkers;
         w->peers = s->workers;
-        w->trusted_proxies = &s->cli.trusted_proxies;
         w->layer[WORKER_SHARED] = s->shared;
         if (dispatch_worker_init(w, gen->vms[i], &dispatch) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;
-        w->sets = s->sets;
-        w->nsets = config->listen.n;
         w->cpu = config->pin_workers ? limits_processor_of(w->index) : -1;
-        if (listener_open_all(w) < 0)
+        if (addresses_open(&s->settings.addresses, w) < 0)
             return err_set(e, "out of memory");
     }
     if (watchdog_add_workers(&s->watchdog, s->workers, s->nworkers) < 0)
@@ -411,8 +413,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     }
     limits_tell(config);
     privileges_tell(config->user);
-    for (size_t i = 0; i < config->listen.n; i++)
-        log_always("listening on %s", s->sets[i].text);
+    addresses_serve(&s->settings.addresses, s->workers);
     logs_on_serving();
     notify_tell(&s->notify, "READY=1", "generation %llu serves", (unsigned long long)s->generation);
     notify_watch(&s->notify, s->loop, &s->watchdog);
@@ -432,11 +433,13 @@ static void note_generation(struct server *s, const struct gen *gen, const struc
 static void publish(struct server *s, struct gen *gen)
 {
     note_generation(s, gen, gen->vms[0]->router);
-    rollout_publish(&s->rollout, gen->number, gen->snapshot, gen->back);
+    rollout_publish(&s->rollout, gen);
     for (size_t i = 0; i < s->nworkers; i++) {
         dispatch_publish(s->workers[i], gen->vms[i]);
         gen->vms[i] = NULL;
     }
+    settings_commit(&s->settings);
+    watchdog_configure(&s->watchdog, s->loop, settings_config(&s->settings));
     log_info("generation %llu serves new connections", (unsigned long long)gen->number);
 }
 
@@ -470,8 +473,8 @@ static void on_first_generation(struct server *s, struct gen *gen)
     if (s->cli.command != CLI_RUN)
         return;
     note_generation(s, gen, router);
-    rollout_init(&s->rollout, &s->cli.config, s->nworkers);
-    rollout_publish(&s->rollout, gen->number, gen->snapshot, false);
+    rollout_init(&s->rollout, s->nworkers);
+    rollout_publish(&s->rollout, gen);
     if (start_workers(s, gen, &e) < 0) {
         log_error("%s", e.text);
         stop(s, EXIT_FAILED, 0);
@@ -486,6 +489,11 @@ static void on_outcome(struct mail *m, void *receiver)
     bool serving = s->workers != NULL;
     if (serving && out->gen != NULL && router_count(out->gen->vms[0]->router) == 0) {
         err_set(&out->error, "%s registers no route any more; an empty or half-written file?", s->cli.script);
+        gen_destroy(out->gen);
+        out->gen = NULL;
+    }
+    if (serving && out->gen != NULL && !s->stopping &&
+        settings_prepare(&s->settings, out->gen->setup, out->back, &out->error) < 0) {
         gen_destroy(out->gen);
         out->gen = NULL;
     }
@@ -539,11 +547,12 @@ static void watch_signal(struct server *s, ev_signal *w, int number,
 
 static int start(struct server *s, struct err *e)
 {
-    struct config *config = &s->cli.config;
+    const struct config *config = &s->cli.setup->config;
     bool serve = s->cli.command == CLI_RUN;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGUSR1, SIG_IGN);
-    limits_set(config);
+    limits_set(&s->cli.setup->config); /* nobody shares it yet */
+    settings_init(&s->settings, &s->cli);
     int rc = budget_install();
     if (rc != 0)
         return err_set(e, "cannot install the time budget's signal: %s", strerror(rc));
@@ -571,7 +580,10 @@ static int start(struct server *s, struct err *e)
     if (s->reaper == NULL)
         return err_set(e, "cannot start the reaper thread");
     struct reload_options options = {
-        .config = config,
+        .setup = s->cli.setup,
+        .files = s->cli.files,
+        .read = settings_read,
+        .user = &s->settings,
         .script = s->cli.script,
         .workers = s->nworkers,
         .bindings = &bind_all,
@@ -640,8 +652,6 @@ static void finish(struct server *s)
             worker_destroy(w);
         }
     free(s->workers);
-    for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
-        listener_release(&s->sets[i]);
     topics_fini();
     notify_close(&s->notify, s->loop);
     if (s->reload != NULL)
@@ -656,6 +666,7 @@ static void finish(struct server *s)
     }
     free(s->finished);
     rollout_fini(&s->rollout);
+    settings_fini(&s->settings);
 }
 
 static int serve(struct server *s)
@@ -666,6 +677,10 @@ static int serve(struct server *s)
             fprintf(stderr, "tidewire: %s\n", e.text);
             return EXIT_USAGE;
         }
+    if (s->cli.command == CLI_CHECK && s->cli.config_read)
+        settings_print(&s->cli);
+    if (s->cli.script == NULL)
+        return EXIT_FINE;
     if (s->cli.command == CLI_RUN && logs_start(&s->cli.config, &e) < 0) {
         fprintf(stderr, "tidewire: %s\n", e.text);
         return EXIT_FAILED;

@@ -71,6 +71,7 @@ struct config_key {
     const char *choices; /* CONFIG_CHOICE: "debug|info|..."; CONFIG_COUNT: a word for 0, e.g. "auto" */
     char flag;           /* one-letter flag or 0 */
     const char *help;
+    bool fixed; /* for as long as the process runs: a reload keeps its value */
 };
 
 extern const struct config_key config_keys[];
@@ -79,6 +80,11 @@ extern const size_t config_nkeys;
 /* Sets every key to its default. 0, or -1 when memory runs out. */
 int config_init(struct config *c);
 void config_fini(struct config *c);
+
+/* Makes *to, which holds nothing yet, the same. 0, or -1 when memory runs out (then it holds nothing). */
+int config_copy(struct config *to, const struct config *from);
+/* The same for one key of *to, which has been filled. */
+int config_copy_key(struct config *to, const struct config *from, const struct config_key *key);
 
 /* The key of that name ('-' counts as '_'), or NULL. */
 const struct config_key *config_find(const char *name, size_t len);

@@ -8,12 +8,25 @@
 #define LISTENSPEC_PROXY "proxy:"
 #define LISTENSPEC_TLS   "tls:"
 
-static bool listenspec_skip(char **at, const char *prefix)
+static bool listenspec_skip(const char **at, const char *prefix)
 {
     size_t n = strlen(prefix);
     bool found = strncmp(*at, prefix, n) == 0;
     *at += found ? n : 0;
     return found;
+}
+
+const char *listenspec_address(const char *text, size_t *len)
+{
+    listenspec_skip(&text, LISTENSPEC_PROXY);
+    bool secure = listenspec_skip(&text, LISTENSPEC_TLS);
+    *len = secure ? strcspn(text, "?") : strlen(text);
+    return text;
+}
+
+bool listenspec_is_proxied(const char *text)
+{
+    return listenspec_skip(&text, LISTENSPEC_PROXY);
 }
 
 static int listenspec_set_pair(struct listenspec *s, bool key, const char *file, struct err *e)
@@ -81,17 +94,15 @@ static int listenspec_check(const struct listenspec *s, struct err *e)
 int listenspec_parse(struct listenspec *s, const char *text, struct err *e)
 {
     *s = (struct listenspec){0};
-    char *copy = strdup(text);
-    if (copy == NULL)
-        return err_set(e, "out of memory");
-    char *at = copy;
+    const char *at = text;
     s->proxied = listenspec_skip(&at, LISTENSPEC_PROXY);
     s->secure = listenspec_skip(&at, LISTENSPEC_TLS);
-    memmove(copy, at, strlen(at) + 1);
-    s->address = copy;
+    s->address = strdup(at);
+    if (s->address == NULL)
+        return err_set(e, "out of memory");
     if (!s->secure)
         return 0;
-    char *next = strchr(copy, '?');
+    char *next = strchr(s->address, '?');
     int rc = 0;
     while (next != NULL && rc == 0) {
         *next = '\0';

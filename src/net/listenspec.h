@@ -23,4 +23,8 @@ struct listenspec {
 int listenspec_parse(struct listenspec *s, const char *text, struct err *e);
 void listenspec_fini(struct listenspec *s);
 
+/* Of a text that has been parsed before. The address in it, *len bytes. */
+const char *listenspec_address(const char *text, size_t *len);
+bool listenspec_is_proxied(const char *text);
+
 #endif

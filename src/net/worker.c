@@ -224,6 +224,15 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
     return w;
 }
 
+void worker_configure(struct worker *w, struct setup *s)
+{
+    struct setup *before = w->setup;
+    w->setup = setup_ref(s);
+    w->config = &s->config;
+    w->trusted_proxies = &s->trusted_proxies;
+    setup_unref(before);
+}
+
 static void worker_pin(const struct worker *w)
 {
     struct log_context about = {.worker = w->index};
@@ -287,6 +296,7 @@ void worker_destroy(struct worker *w)
     outq_pool_fini(&w->chunks);
     tls_worker_fini(w);
     ev_loop_destroy(w->loop);
+    setup_unref(w->setup);
     free(w->input);
     /* w->metrics stays: counters of the past still count, and the registry reads them. */
     free(w);

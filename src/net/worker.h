@@ -17,16 +17,19 @@
 #include "base/config.h"
 #include "base/list.h"
 #include "base/metrics.h"
-#include "net/cidr.h"
 #include "net/conn.h"
 #include "net/mailbox.h"
 #include "net/outq.h"
+#include "net/setup.h"
 #include "net/spread.h"
 #include "net/wheel.h"
 
 #define WORKER_INPUT   (256 * 1024) /* bytes read at once; one buffer for all connections */
 #define WORKER_FRESH   (32 * 1024)  /* bytes that wait for the end of an iteration */
 #define WORKER_LATE_MS 100          /* in one iteration of the loop; then others do its accepting */
+#define WORKER_SETS_MAX                                                                                      \
+    (2 * CONFIG_LIST_MAX) /* addresses that a reload adds, before it takes others away                       \
+                           */
 
 struct worker;
 struct listener_set;
@@ -69,8 +72,10 @@ struct worker {
     unsigned nconns;
     bool stopping;
     bool due; /* the layers above want on_due */
+    /* The configuration in force (worker_configure); replaced between two iterations of the loop. */
     const struct config *config;
-    const struct cidr_list *trusted_proxies; /* of the process; NULL: none */
+    const struct cidr_list *trusted_proxies; /* NULL: none */
+    struct setup *setup;                     /* what the two are part of, referenced; NULL: of nothing */
     const struct worker_hooks *hooks;
     void *layer[WORKER_LAYERS];
     struct wheel wheel;
@@ -79,7 +84,7 @@ struct worker {
     ev_prepare iteration_end;
     ev_check turn; /* feeds the ready list */
     ev_idle spin;  /* active while that is not empty or something is due: then the loop only polls */
-    const struct listener_set *sets; /* what the process listens on */
+    struct listener_set *sets[WORKER_SETS_MAX]; /* what the process listens on */
     size_t nsets;
     struct list listeners; /* the sockets it accepts from now */
     struct spread spread;  /* connections that others hand over */
@@ -98,6 +103,8 @@ struct worker {
 
 /* Prepares a worker; its thread does not run yet. NULL when memory runs out or the kernel refuses. */
 struct worker *worker_create(unsigned index, const struct config *config, const struct worker_hooks *hooks);
+/* From now on `s` is in force, of which it takes a reference. The worker's thread, or before it runs. */
+void worker_configure(struct worker *w, struct setup *s);
 /* Sends what is in the queues already, while it is still in the processor's cache. What else is due at the
  * end of the iteration stays so. Not while `due`: an answer leaves behind what was published before it. */
 void worker_send_fresh(struct worker *w);

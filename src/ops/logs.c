@@ -42,11 +42,16 @@ int logs_prepare(struct logs *l, const struct config *config, struct err *e)
     return 0;
 }
 
+void logs_adjust(const struct config *config)
+{
+    log_setup((enum log_level)config->log_level, (enum log_format)config->log_format);
+    log_limit_repeats((unsigned)config->log_repeat);
+}
+
 void logs_commit(struct logs *l, const struct config *config)
 {
     log_set_colour(l->log.path == NULL && logs_may_colour());
-    log_setup((enum log_level)config->log_level, (enum log_format)config->log_format);
-    log_limit_repeats((unsigned)config->log_repeat);
+    logs_adjust(config);
     logsink_use(LOGSINK_LOG, &l->log);
     access_use(&l->access);
 }

@@ -18,12 +18,13 @@ void logs_on_serving(void);
 /* Other settings while it runs, in two steps: logs_prepare opens what log_file and access_log name (0, or -1
  * with `e` filled: nothing has changed); then logs_commit lets them, and log_level, log_format and
  * log_repeat, hold from now on, or logs_abandon closes the files. Other threads may log meanwhile. log_buffer
- * is fixed when the server starts. */
+ * is fixed when the server starts. logs_adjust does the same when the files stay what they are. */
 struct logs {
     struct logsink_target log, access;
 };
 int logs_prepare(struct logs *l, const struct config *config, struct err *e);
 void logs_commit(struct logs *l, const struct config *config);
 void logs_abandon(struct logs *l);
+void logs_adjust(const struct config *config);
 
 #endif

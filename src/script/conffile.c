@@ -7,12 +7,14 @@
 #include <lauxlib.h>
 #include <lualib.h>
 
+#include "script/policy.h"
 #include "script/sched.h"
 #include "script/vm.h"
 
 struct conffile {
     struct config *config;
     const char *path;
+    struct snapshot *files; /* NULL: from the disk */
     struct err *error;
 };
 
@@ -189,6 +191,17 @@ static void conffile_on_steps(lua_State *L, lua_Debug *ar)
     luaL_error(L, "the configuration file runs for too long");
 }
 
+static int conffile_load_chunk(lua_State *L, const struct conffile *f)
+{
+    struct snapshot_file file;
+    if (f->files == NULL)
+        return luaL_loadfilex(L, f->path, "t");
+    policy_open_files(L);
+    if (snapshot_read(f->files, f->path, &file) < 0)
+        return luaL_error(L, "cannot read %s: %s", f->path, file.why);
+    return policy_load_text(L, file.data, file.len, f->path);
+}
+
 static int conffile_body(lua_State *L)
 {
     const struct conffile *f = sched_take_arg(L);
@@ -206,7 +219,7 @@ static int conffile_body(lua_State *L)
         lua_pushnil(L);
         lua_setfield(L, -2, *name);
     }
-    if (luaL_loadfilex(L, f->path, "t") != LUA_OK)
+    if (conffile_load_chunk(L, f) != LUA_OK)
         return lua_error(L);
     lua_sethook(L, conffile_on_steps, LUA_MASKCOUNT, CONFFILE_STEPS);
     lua_call(L, 0, 1);
@@ -222,13 +235,14 @@ static int conffile_body(lua_State *L)
     return 0;
 }
 
-int conffile_load(struct config *c, const char *path, struct err *e)
+int conffile_load_from(struct config *c, const char *path, struct snapshot *files, struct err *e)
 {
     struct budget budget;
     struct err detail;
-    struct conffile f = {.config = c, .path = path, .error = &detail};
+    struct conffile f = {.config = c, .path = path, .files = files, .error = &detail};
     budget_init(&budget, "load_budget", c->load_budget);
-    struct vm vm = {.budget = &budget}; /* the door wants to know whose error it describes */
+    struct vm vm = {.budget = &budget,
+                    .snapshot = files}; /* the door wants to know whose error it describes */
     vm.L = luaL_newstate();
     if (vm.L == NULL)
         return err_set(e, "out of memory");
@@ -236,4 +250,9 @@ int conffile_load(struct config *c, const char *path, struct err *e)
     int rc = sched_setup(vm.L, conffile_body, &f, e);
     lua_close(vm.L);
     return rc;
+}
+
+int conffile_load(struct config *c, const char *path, struct err *e)
+{
+    return conffile_load_from(c, path, NULL, e);
 }

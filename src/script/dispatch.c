@@ -69,9 +69,13 @@ struct vm *dispatch_current(const struct worker *w)
 
 /* ---- VMs ---- */
 
+/* The configuration that it was loaded under comes into force with it. */
 static void dispatch_adopt(struct worker *w, struct vm *vm)
 {
     struct dispatch *d = dispatch_of(w);
+    worker_configure(w, vm->setup);
+    session_worker_configure(w);
+    budget_set_limit(&d->budget, w->config->handler_budget);
     vm_start(vm, w, &d->budget);
     list_append(&d->vms, &vm->link);
     d->current = vm;

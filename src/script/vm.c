@@ -253,9 +253,10 @@ struct vm *vm_load(const struct vm_options *o, const char *path, struct err *e)
         err_set(e, "out of memory");
         return NULL;
     }
-    vm->config = o->config;
+    vm->setup = setup_ref(o->setup);
+    vm->config = &vm->setup->config;
     vm->fallback = LUA_NOREF;
-    vm->memory_limit = (size_t)o->config->vm_memory;
+    vm->memory_limit = (size_t)vm->config->vm_memory;
     list_init(&vm->jobs);
     list_init(&vm->timers);
     list_init(&vm->tasks);
@@ -367,5 +368,6 @@ void vm_destroy(struct vm *vm)
     if (vm->router != NULL)
         router_destroy(vm->router);
     snapshot_unref(vm->snapshot);
+    setup_unref(vm->setup);
     free(vm);
 }

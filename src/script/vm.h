@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "http/router.h"
+#include "net/setup.h"
 #include "script/budget.h"
 #include "script/sched.h"
 #include "script/snapshot.h"
@@ -63,20 +64,21 @@ struct vm {
     size_t memory, memory_limit; /* bytes */
     size_t alive;   /* of these, when the collector has just been over them; 0: that was seen to (pace.h) */
     size_t outside; /* bytes that objects keep outside of Lua, not told to the collector yet */
-    unsigned worker, workers; /* this worker's number, how many there are */
-    struct worker *home;      /* the worker that has the VM now; NULL while loading */
-    unsigned holds;           /* what needs the VM: connections, tasks, timers, completions */
-    unsigned connections;     /* WebSockets and handshakes among them */
-    bool drained;             /* reload_drain is over for it */
-    bool gave_up;             /* vm_give_up has been called */
-    bool started;             /* app.on_start has been told */
-    unsigned nstart, nstop;   /* functions of app.on_start and app.on_stop */
-    uint64_t ntasks;          /* tasks, timers and functions on their way: what max_tasks limits */
-    struct list jobs, timers; /* job.h, timer.h */
-    struct list tasks;        /* suspended ones that are the VM's own */
-    struct list exchanges;    /* requests that wait for it (exchange.h) */
-    struct list dones;        /* completions that are pending (bind_done.h) */
-    const struct config *config;
+    unsigned worker, workers;    /* this worker's number, how many there are */
+    struct worker *home;         /* the worker that has the VM now; NULL while loading */
+    unsigned holds;              /* what needs the VM: connections, tasks, timers, completions */
+    unsigned connections;        /* WebSockets and handshakes among them */
+    bool drained;                /* reload_drain is over for it */
+    bool gave_up;                /* vm_give_up has been called */
+    bool started;                /* app.on_start has been told */
+    unsigned nstart, nstop;      /* functions of app.on_start and app.on_stop */
+    uint64_t ntasks;             /* tasks, timers and functions on their way: what max_tasks limits */
+    struct list jobs, timers;    /* job.h, timer.h */
+    struct list tasks;           /* suspended ones that are the VM's own */
+    struct list exchanges;       /* requests that wait for it (exchange.h) */
+    struct list dones;           /* completions that are pending (bind_done.h) */
+    const struct config *config; /* what the code was loaded under */
+    struct setup *setup;         /* whose that is; referenced */
     uint64_t generation;
     struct snapshot *snapshot; /* referenced */
     bool loading;
@@ -103,7 +105,7 @@ struct vm_route {
 #define VM_NAMES  128
 
 struct vm_options {
-    const struct config *config;
+    struct setup *setup; /* the VM takes a reference */
     const struct vm_bindings *bindings;
     struct snapshot *snapshot; /* the VM takes a reference */
     struct budget *budget;

@@ -734,9 +734,16 @@ int session_worker_init(struct worker *w, const struct session_handler *handler)
     framer_pool_init(&l->framers[1], w->metrics, true);
     deflate_pool_init(&l->deflate, w);
     l->handler = handler;
-    session_limits_init(&l->defaults, w->config);
     w->layer[WORKER_WS] = l;
+    session_worker_configure(w);
     return 0;
+}
+
+void session_worker_configure(struct worker *w)
+{
+    struct session_worker *l = w->layer[WORKER_WS];
+    session_limits_init(&l->defaults, w->config);
+    deflate_pool_configure(&l->deflate);
 }
 
 void session_worker_fini(struct worker *w)

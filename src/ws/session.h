@@ -137,6 +137,8 @@ struct session_worker {
 /* 0, or -1 when memory runs out. */
 int session_worker_init(struct worker *w, const struct session_handler *handler);
 void session_worker_fini(struct worker *w);
+/* The worker's configuration is another one. */
+void session_worker_configure(struct worker *w);
 
 /* How a handshake is answered. */
 struct session_accept {
