@@ -15,8 +15,8 @@
 #include "base/err.h"
 #include "net/setup.h"
 #include "ops/addresses.h"
-#include "ops/logs.h"
 #include "ops/cli.h"
+#include "ops/logs.h"
 #include "script/snapshot.h"
 
 struct settings {

@@ -95,9 +95,9 @@ static void what_is_before_the_address_can_change(void **state)
     struct err e;
     assert_int_equal(listener_bind(&set, "proxy:127.0.0.1:0", 1, &e), 0);
     assert_true(atomic_load(&set.proxied));
-    listener_update(&set, "127.0.0.1:0");
+    listener_update(&set, "127.0.0.1:0", NULL);
     assert_false(atomic_load(&set.proxied));
-    listener_update(&set, "proxy:127.0.0.1:0");
+    listener_update(&set, "proxy:127.0.0.1:0", NULL);
     assert_true(atomic_load(&set.proxied));
     listener_release(&set);
 }
