@@ -304,7 +304,8 @@ def test_reload_before_the_first_load_is_done(tmp_path):
         try:
             read_until(process, "waits at the gate")
             process.send_signal(signal.SIGHUP)
-            assert "error" not in run("health", env={"control": tmp_path / "control.sock"}).stdout
+            done = run("health", env={"control": tmp_path / "control.sock"})
+            assert (done.returncode, done.stdout) == (1, "error starting\n")
             gate.touch()
             read_until(process, "generation 2 serves new connections")
             process.send_signal(signal.SIGTERM)
