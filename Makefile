@@ -39,7 +39,7 @@ LINK_fuzz     := $(SAN) -fsanitize=fuzzer
 ifeq ($(V),fuzz)
 CC := $(FUZZ_CC)
 endif
-LIBS  := -lev -lwslay -llua5.4 -ljansson -lz -lcurl -lcrypto -lm -ldl
+LIBS  := -lev -lwslay -llua5.4 -ljansson -lz -lcurl -lssl -lcrypto -lm -ldl
 
 SRC   := $(sort $(wildcard src/*.c src/*/*.c))
 OBJ   := $(SRC:src/%.c=$(BUILD)/obj/%.o)

@@ -26,6 +26,7 @@
 #include "ops/cli.h"
 #include "ops/control.h"
 #include "ops/limits.h"
+#include "ops/logs.h"
 #include "ops/notify.h"
 #include "ops/pidfile.h"
 #include "ops/privileges.h"
@@ -66,7 +67,7 @@ struct server {
     struct mail *finished;   /* one for each worker */
     size_t nworkers, nstarted, nfinished;
     uint64_t generation;
-    ev_signal on_hup, on_term, on_int;
+    ev_signal on_hup, on_term, on_int, on_usr1;
     ev_timer stop_delay, stop_deadline;
     struct notify notify;
     bool stopping; /* or about to: not ready for anything new */
@@ -90,6 +91,7 @@ static void remove_files(struct server *s)
 static void leave_at_once(struct server *s, int exit_code)
 {
     remove_files(s);
+    log_leave();
     _exit(exit_code);
 }
 
@@ -188,6 +190,14 @@ static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
         return;
     log_info("SIGHUP: loading %s", s->cli.script);
     request_reload(s);
+}
+
+static void on_usr1_signal(struct ev_loop *loop, ev_signal *signal, int revents)
+{
+    (void)loop;
+    (void)signal;
+    (void)revents;
+    logsink_reopen();
 }
 
 static void on_file_change(void *user, const char *path, size_t others)
@@ -403,6 +413,7 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     privileges_tell(config->user);
     for (size_t i = 0; i < config->listen.n; i++)
         log_always("listening on %s", s->sets[i].text);
+    logs_on_serving();
     notify_tell(&s->notify, "READY=1", "generation %llu serves", (unsigned long long)s->generation);
     notify_watch(&s->notify, s->loop, &s->watchdog);
     return 0;
@@ -512,6 +523,7 @@ static void on_outcome(struct mail *m, void *receiver)
 static void on_stuck(void)
 {
     log_error("abort_stuck is set: aborting");
+    log_leave();
     abort();
 }
 
@@ -548,6 +560,7 @@ static int start(struct server *s, struct err *e)
     watch_signal(s, &s->on_hup, SIGHUP, on_hup_signal);
     watch_signal(s, &s->on_term, SIGTERM, on_stop_signal);
     watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
+    watch_signal(s, &s->on_usr1, SIGUSR1, on_usr1_signal);
     s->nworkers = serve ? limits_workers(config) : 1;
     if (serve) {
         notify_open(&s->notify);
@@ -581,6 +594,7 @@ static volatile sig_atomic_t final_exit_code;
 static void on_late_signal(int number)
 {
     (void)number;
+    logsink_flush(LOGSINK_LEAVE_MS);
     _exit((int)final_exit_code);
 }
 
@@ -594,10 +608,13 @@ static void take_signals_back(struct server *s)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &set, &before);
     ev_signal_stop(s->loop, &s->on_hup); /* each sets the signal's default action */
     ev_signal_stop(s->loop, &s->on_term);
     ev_signal_stop(s->loop, &s->on_int);
+    ev_signal_stop(s->loop, &s->on_usr1);
+    signal(SIGUSR1, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGTERM, on_late_signal);
     signal(SIGINT, on_late_signal);
@@ -649,12 +666,17 @@ static int serve(struct server *s)
             fprintf(stderr, "tidewire: %s\n", e.text);
             return EXIT_USAGE;
         }
+    if (s->cli.command == CLI_RUN && logs_start(&s->cli.config, &e) < 0) {
+        fprintf(stderr, "tidewire: %s\n", e.text);
+        return EXIT_FAILED;
+    }
     if (start(s, &e) < 0) {
         log_error("%s", e.text);
         s->exit_code = EXIT_FAILED;
     } else
         ev_run(s->loop, 0);
     finish(s);
+    log_stop();
     return s->exit_code;
 }
 
@@ -708,7 +730,7 @@ int main(int argc, char **argv)
     }
     const struct config *config = &server.cli.config;
     keep_memory();
-    log_setup((enum log_level)config->log_level, (enum log_format)config->log_format);
+    logs_setup(config);
     switch (server.cli.command) {
     case CLI_HELP: cli_print_help(); break;
     case CLI_VERSION: cli_print_version(); break;

@@ -31,8 +31,10 @@ struct config {
     char *user;
     int64_t workers; /* 0 is auto: one per processor this process may use */
     int64_t log_level, log_format;
+    char *log_file, *access_log;
+    int64_t log_buffer, log_repeat;
     int64_t max_connections; /* 0 is auto: the file limit less a reserve */
-    int64_t max_connections_per_address;
+    int64_t max_connections_per_address, max_tls_handshakes;
     int64_t max_head, max_body, max_frame, max_message, send_limit, read_ahead, vm_memory;
     int64_t reassembly_limit, queue_limit, inbox_limit, shared_size;
     int64_t on_slow; /* enum config_on_slow */

@@ -21,11 +21,17 @@
     X(REFUSED_FULL, "tidewire_connections_refused_total", "reason=\"full\"", "counter",                      \
       "Connections refused.")                                                                                \
     X(REFUSED_ADDRESS, "tidewire_connections_refused_total", "reason=\"address\"", "counter", "")            \
+    X(REFUSED_TLS, "tidewire_connections_refused_total", "reason=\"tls\"", "counter", "")                    \
     X(REFUSED_ORIGIN, "tidewire_upgrades_refused_total", "reason=\"origin\"", "counter",                     \
       "WebSocket handshakes refused.")                                                                       \
     X(REFUSED_RATE, "tidewire_upgrades_refused_total", "reason=\"rate\"", "counter", "")                     \
     X(REFUSED_SCRIPT, "tidewire_upgrades_refused_total", "reason=\"script\"", "counter", "")                 \
     X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
+    X(TLS_OK, "tidewire_tls_handshakes_total", "outcome=\"ok\"", "counter", "TLS handshakes.")               \
+    X(TLS_FAILED, "tidewire_tls_handshakes_total", "outcome=\"failed\"", "counter", "")                      \
+    X(TLS_RESUMED, "tidewire_tls_resumed_total", "", "counter", "TLS handshakes that resumed a session.")    \
+    X(TLS_HANDSHAKING, "tidewire_tls_handshaking", "", "gauge", "TLS handshakes under way.")                 \
+    X(TLS_CONNECTIONS, "tidewire_tls_connections", "", "gauge", "Open connections with TLS.")                \
     X(CLIENTS, "tidewire_clients", "", "gauge", "Connections that scripts have opened, or are opening.")     \
     X(CLIENT_CONNECTS, "tidewire_client_connects_total", "outcome=\"ok\"", "counter",                        \
       "Attempts of scripts to open a WebSocket.")                                                            \
@@ -76,6 +82,9 @@
     X(SHARED_KEYS, "tidewire_shared_keys", "", "gauge", "Keys in app.shared.")                               \
     X(SHARED_EVICTIONS, "tidewire_shared_evictions_total", "", "counter",                                    \
       "Keys that app.shared lost because of shared_size.")                                                   \
+    X(LOG_LOST, "tidewire_log_lines_lost_total", "log=\"log\"", "counter",                                   \
+      "Lines that found no room in log_buffer.")                                                             \
+    X(ACCESS_LOST, "tidewire_log_lines_lost_total", "log=\"access\"", "counter", "")                         \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
     X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \
     X(RELOADS_ROLLED_BACK, "tidewire_reloads_total", "outcome=\"rolled_back\"", "counter", "")               \

@@ -70,9 +70,18 @@ static const struct task_owner live_owner = {
     .on_end = live_on_end,
 };
 
+/* The limits of a session that the script has opened. */
+struct live_client {
+    struct session_limits limits;
+    const char *url;
+};
+
 struct log_context live_about(const struct session *s)
 {
-    return vm_about(session_owner(s), s->conn, s->is_client ? -1 : s->owner_route);
+    struct log_context about = vm_about(session_owner(s), s->conn, s->is_client ? -1 : s->owner_route);
+    if (s->is_client)
+        about.route = LIST_ENTRY(s->limits, const struct live_client, limits)->url;
+    return about;
 }
 
 /* An entry for a session; one that fails costs the connection. */
@@ -125,6 +134,12 @@ static void live_on_drain(struct session *s)
 {
     struct live_drain drain = {s};
     live_run(s, live_bindings(s)->ws_drain, &drain);
+}
+
+static const char *live_route_of(const struct session *s)
+{
+    const struct vm *vm = session_owner(s);
+    return vm != NULL && !s->is_client ? router_route(vm->router, s->owner_route)->pattern : NULL;
 }
 
 /* What the session's handlers wait for is not for anyone any more. What on_close begins is the VM's: it may
@@ -378,6 +393,7 @@ const struct session_handler live_sessions = {
     .on_control = live_on_control,
     .on_drain = live_on_drain,
     .catch_up = delivery_catch_up,
+    .route_of = live_route_of,
     .on_close = live_on_close,
 };
 
@@ -411,12 +427,12 @@ const char *live_connect(struct vm *vm, const struct connector_result *r, const 
 {
     if (vm->drained) /* nobody would close it */
         return "reloaded";
-    struct session_limits *own = malloc(sizeof *own);
+    struct live_client *own = malloc(sizeof *own);
     if (own == NULL)
         return "out of memory";
-    *own = *limits;
-    own->owner = vm;
-    const struct session_accept how = {.limits = own, .protocol = r->protocol};
+    *own = (struct live_client){*limits, vm_keep_name(vm, r->url, "app.connect")};
+    own->limits.owner = vm;
+    const struct session_accept how = {.limits = &own->limits, .protocol = r->protocol};
     struct session *s = session_open_client(r->conn, head_ref(r->head), &how, &r->terms);
     if (s == NULL) {
         free(own);

@@ -120,6 +120,8 @@ static struct inbound_message *inbound_dequeue(struct session *s)
 static void inbound_tell(struct session *s, bool text, const char *data, size_t len)
 {
     metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
+    if (s->counted)
+        session_counts(s)->messages_in++;
     session_layer(s)->handler->on_message(s, text, data, len);
 }
 
@@ -498,6 +500,8 @@ static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
     if (rx != NULL)
         s->more->rx = NULL;
     unsigned fault = framer_read(session_framers(s), &rx, data, len, &used, &inbound_events, s);
+    if (s->counted)
+        session_counts(s)->bytes_in += used;
     if (rx != NULL && session_need_more(s) != NULL)
         s->more->rx = rx;
     else if (rx != NULL) {

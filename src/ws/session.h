@@ -47,6 +47,8 @@ struct session_handler {
     /* Something is about to be sent: what was published to it before goes first. Only for a session that has
      * a subscriber; sends by session_send_block. */
     void (*catch_up)(struct session *s);
+    /* The pattern of its route, for the access log, asked just before on_close; NULL: none. May be NULL. */
+    const char *(*route_of)(const struct session *s);
     /* It is over. The session is freed some time after the call: drop every pointer to it. */
     void (*on_close)(struct session *s, unsigned code, const char *reason, size_t reason_len);
 };
@@ -86,6 +88,18 @@ struct session_more {
     uint8_t close_reason_len;
 };
 
+/* Whose Close came first. */
+enum session_closed_by { SESSION_CLOSED_BY_NOBODY, SESSION_CLOSED_BY_US, SESSION_CLOSED_BY_PEER };
+
+/* What the access log says of a WebSocket. It is in memory right behind a session that began while there was
+ * such a log. */
+struct session_counts {
+    uint64_t began_us;
+    uint64_t messages_in, messages_out;
+    uint64_t bytes_in, bytes_out; /* of frames */
+    uint8_t closed_by;            /* enum session_closed_by */
+};
+
 struct session {
     struct conn *conn;
     struct head *head;                   /* owned */
@@ -106,6 +120,7 @@ struct session {
     bool is_client : 1;   /* we have opened it; `head` is the request that we have sent */
     bool leaving : 1;     /* the server stops: it is closed once its message has been answered */
     unsigned refused : 4; /* the handler's: a mark of the code that failed to take it over; 0: none */
+    bool counted : 1;     /* it has session_counts */
 };
 
 /* The WebSocket layer of a worker; worker->layer[WORKER_WS]. */
@@ -155,6 +170,12 @@ enum session_sent {
 static inline void *session_owner(const struct session *s)
 {
     return s->limits->owner;
+}
+
+/* NULL: nothing is counted. */
+static inline struct session_counts *session_counts(struct session *s)
+{
+    return s->counted ? (struct session_counts *)(s + 1) : NULL;
 }
 
 /* Whether messages can still be sent. */
