@@ -367,11 +367,15 @@ static int open_all(struct server *s, struct err *e)
         return -1;
     addresses_commit(addresses);
     for (size_t i = 0; i < addresses->n; i++)
-        privileges_give_socket(&user, addresses->entries[i]->set->unix_path);
+        privileges_give(&user, addresses->entries[i]->set->unix_path);
     if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
         control_open(&s->control, s->loop, config, on_control, s, e) < 0)
         return -1;
-    privileges_give_socket(&user, control_path(s->control));
+    privileges_give(&user, control_path(s->control));
+    if (!logs_is_standard(config->log_file))
+        privileges_give(&user, config->log_file);
+    if (!logs_is_standard(config->access_log))
+        privileges_give(&user, config->access_log);
     return privileges_drop(&user, e);
 }
 
@@ -571,11 +575,8 @@ static int start(struct server *s, struct err *e)
     watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
     watch_signal(s, &s->on_usr1, SIGUSR1, on_usr1_signal);
     s->nworkers = serve ? limits_workers(config) : 1;
-    if (serve) {
-        notify_open(&s->notify);
-        if (open_all(s, e) < 0)
-            return -1;
-    }
+    if (serve && open_all(s, e) < 0)
+        return -1;
     s->reaper = reaper_create();
     if (s->reaper == NULL)
         return err_set(e, "cannot start the reaper thread");
@@ -681,6 +682,10 @@ static int serve(struct server *s)
         settings_print(&s->cli);
     if (s->cli.script == NULL)
         return EXIT_FINE;
+    if (s->cli.command == CLI_RUN) { /* before there are other threads */
+        privileges_forgo();
+        notify_open(&s->notify);
+    }
     if (s->cli.command == CLI_RUN && logs_start(&s->cli.config, &e) < 0) {
         fprintf(stderr, "tidewire: %s\n", e.text);
         return EXIT_FAILED;

@@ -17,7 +17,7 @@ static bool logs_may_colour(void)
            (term == NULL || strcmp(term, "dumb") != 0);
 }
 
-static bool logs_is_standard(const char *path)
+bool logs_is_standard(const char *path)
 {
     return path == NULL || strcmp(path, "-") == 0;
 }

@@ -7,6 +7,9 @@
 #include "base/err.h"
 #include "base/logsink.h"
 
+/* Whether that value of log_file or access_log names no file. */
+bool logs_is_standard(const char *path);
+
 /* Level, format and colours, for every command: lines go to standard error. */
 void logs_setup(const struct config *config);
 

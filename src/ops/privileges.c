@@ -92,6 +92,11 @@ static int privileges_check(struct privileges *p, const char *user, bool has_gro
     return 0;
 }
 
+void privileges_forgo(void)
+{
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 int privileges_find(struct privileges *p, const char *user, struct err *e)
 {
     *p = (struct privileges){.drop = false};
@@ -110,15 +115,16 @@ int privileges_find(struct privileges *p, const char *user, struct err *e)
     return privileges_check(p, user, colon != NULL, e);
 }
 
-void privileges_give_socket(const struct privileges *p, const char *path)
+void privileges_give(const struct privileges *p, const char *path)
 {
     struct stat st;
     if (!p->drop || path == NULL)
         return;
     /* By what is opened, not by the path: who may write to the folder could put a link there meanwhile. */
     int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode) ||
-        fchownat(fd, "", p->uid, p->gid, AT_EMPTY_PATH) < 0)
+    bool known = fd >= 0 && fstat(fd, &st) == 0;
+    bool may = known && (S_ISSOCK(st.st_mode) || (S_ISREG(st.st_mode) && st.st_nlink == 1));
+    if (!known || (may && fchownat(fd, "", p->uid, p->gid, AT_EMPTY_PATH) < 0))
         log_warn("cannot give %s to the user that the server becomes: %s", path, strerror(errno));
     if (fd >= 0)
         close(fd);
@@ -151,7 +157,6 @@ int privileges_drop(const struct privileges *p, struct err *e)
             "has become user %u, but could become root again (by capabilities or secure bits); start it "
             "as that user",
             (unsigned)p->uid);
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     /* As for a process that the user has started: else /proc/self would be root's, and unreadable. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     log_info("runs as user %u%s%s%s, group %u", (unsigned)p->uid, p->name[0] != '\0' ? " (" : "", p->name,

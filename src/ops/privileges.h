@@ -18,13 +18,17 @@ struct privileges {
     char name[PRIVILEGES_NAME]; /* of the user; "" when it has none */
 };
 
+/* No program that this process could start has more rights than it (PR_SET_NO_NEW_PRIVS). Before there are
+ * other threads, for it holds for those that the calling one starts. */
+void privileges_forgo(void);
+
 /* Finds "name", "name:group" or numbers in the user database, before anything is opened. NULL stays as it is.
  * 0, or -1 with `e` filled: nobody has that name, or this process may not become that user. */
 int privileges_find(struct privileges *p, const char *user, struct err *e);
 
-/* The socket at `path`, which this process has just made, is to be that user's, so that it can be removed at
- * the end. NULL and a path without a socket are passed over. */
-void privileges_give_socket(const struct privileges *p, const char *path);
+/* The socket or file at `path`, which this process has just opened, is to be that user's, to be removed or
+ * opened anew. NULL, files with other names besides, and anything else are passed over. */
+void privileges_give(const struct privileges *p, const char *path);
 
 /* Becomes that user in all threads, and makes sure that there is no way back. 0, or -1 with `e` filled. */
 int privileges_drop(const struct privileges *p, struct err *e);

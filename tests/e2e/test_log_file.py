@@ -160,7 +160,9 @@ class Watched:
                                         stdout=stdout, stderr=writer)
         os.close(writer)
         self.log = os.fdopen(reader, "rb")
-        self.port = int(re.search(rb"listening on 127.0.0.1:(\d+)", self.log.readline()).group(1))
+        while not (listening := re.search(rb"listening on 127.0.0.1:(\d+)", self.log.readline())):
+            pass
+        self.port = int(listening.group(1))
 
     def connect(self):
         return Raw(socket.create_connection(("127.0.0.1", self.port), PATIENCE))

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import conftest
@@ -45,6 +46,7 @@ def start_server(place):
     def start(**options):
         options.setdefault("control", place / "run/control.sock")
         servers.append(Server(place / "main.lua", place, **options))
+        servers[-1].control_path = options["control"]
         return servers[-1]
     yield start
     codes = [server.stop(signal.SIGTERM) for server in servers]
@@ -115,6 +117,22 @@ def test_it_listens_below_1024_and_on_unix_sockets_which_are_removed(start, plac
     assert (place / "run/pid").stat().st_uid == 0  # whom a service manager believes
     assert server.stop() == 0
     assert os.listdir(place / "run") == []
+
+
+@root_only
+def test_log_files_are_the_users_to_be_opened_anew(start, place):
+    log, access = place / "run/log", place / "run/access"
+    server = start(user="nobody", log_file=log, access_log=access)
+    assert log.stat().st_uid == access.stat().st_uid == NOBODY
+    access.rename(place / "run/access.1")
+    server.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + PATIENCE
+    while not access.exists():
+        assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
+        server.ask("health")
+    assert ask(server.address) == "does not read"
+    assert server.stop() == 0
+    assert "GET /x" in access.read_text(encoding="utf-8") and "ermission denied" not in log.read_text(encoding="utf-8")
 
 
 @root_only
