@@ -156,7 +156,7 @@ def test_a_stuck_load_leaves_the_old_code_serving(serve):
 
 
 def test_fifty_reloads_with_live_connections(serve):
-    server = serve(version("v1"), workers=2)
+    server = serve(version("v1"), workers=2, log_repeat=0)
     clients = [opened(server, "v1 1")]
     for i in range(2, 52):
         assert server.reload(version(f"v{i}"))
