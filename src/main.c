@@ -2,8 +2,9 @@
  * Start-up and shut-down. The main thread runs signals, the control socket and the watchdog, and never a
  * script.
  *
- *   parse the command line -> build generation 1 (builder thread) -> bind -> start workers -> serve
- *   -> signal -> stop workers -> all have ended -> leave */
+ *   parse the command line -> open what is listened on and files -> root becomes `user`
+ *   -> build generation 1 (builder thread) -> start workers -> serve
+ *   -> signal -> stop_delay -> stop workers -> all have ended -> leave */
 #include <curl/curl.h>
 #include <errno.h>
 #include <ev.h>
@@ -26,7 +27,9 @@
 #include "ops/control.h"
 #include "ops/limits.h"
 #include "ops/logs.h"
+#include "ops/notify.h"
 #include "ops/pidfile.h"
+#include "ops/privileges.h"
 #include "ops/watch.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
@@ -65,9 +68,10 @@ struct server {
     size_t nworkers, nstarted, nfinished;
     uint64_t generation;
     ev_signal on_hup, on_term, on_int, on_usr1;
-    ev_timer stop_deadline;
-    bool stopping;
-    int pid_fd; /* -1: none */
+    ev_timer stop_delay, stop_deadline;
+    struct notify notify;
+    bool stopping; /* or about to: not ready for anything new */
+    int pid_fd;    /* -1: none */
     int exit_code;
 };
 
@@ -118,18 +122,39 @@ static void on_stop_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
     leave_at_once(s, EXIT_FAILED);
 }
 
-static void stop(struct server *s, int exit_code)
+/* Nothing more is accepted; who is there takes leave. */
+static void stop_workers(struct server *s)
 {
-    s->exit_code = exit_code;
-    s->stopping = true;
-    control_answer(s->control, UINT64_MAX, "error stopping\n");
-    if (s->nstarted == 0)
-        leave(s, exit_code);
     ev_timer_init(&s->stop_deadline, on_stop_deadline, s->cli.config.drain_timeout + STOP_SLACK_S, 0);
     s->stop_deadline.data = s;
     ev_timer_start(s->loop, &s->stop_deadline);
     for (size_t i = 0; i < s->nstarted; i++)
         worker_stop(s->workers[i]);
+}
+
+static void on_stop_delay(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)loop;
+    (void)revents;
+    stop_workers(timer->data);
+}
+
+/* The server is not ready any more (`stopping`); after `delay` seconds, in which load balancers take notice,
+ * it accepts no more. */
+static void stop(struct server *s, int exit_code, double delay)
+{
+    s->exit_code = exit_code;
+    s->stopping = true;
+    notify_tell(&s->notify, "STOPPING=1", "stopping");
+    control_answer(s->control, UINT64_MAX, "error stopping\n");
+    if (s->nstarted == 0)
+        leave(s, exit_code);
+    else if (delay > 0) {
+        ev_timer_init(&s->stop_delay, on_stop_delay, delay, 0);
+        s->stop_delay.data = s;
+        ev_timer_start(s->loop, &s->stop_delay);
+    } else
+        stop_workers(s);
 }
 
 static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
@@ -143,7 +168,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
         leave_at_once(s, EXIT_FINE);
     }
     log_always("%s: stopping", name);
-    stop(s, EXIT_FINE);
+    stop(s, EXIT_FINE, s->cli.config.stop_delay);
 }
 
 /* ---- reloading ---- */
@@ -151,6 +176,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
 /* Returns the request's ticket. */
 static uint64_t request_reload(struct server *s)
 {
+    notify_reloading(&s->notify);
     watch_taken(s->watch); /* before, so that nothing that changes in between is taken for loaded */
     return reload_request(s->reload);
 }
@@ -227,6 +253,19 @@ static void tell_later(struct server *s, uint64_t ticket, uint64_t generation)
     ev_timer_start(s->loop, &s->judged.patience);
 }
 
+/* Tells the service manager that nothing is being loaded any more. */
+static void tell_loaded(struct server *s, const struct reload_outcome *out)
+{
+    if (!s->notify.reloading || reload_is_newer(s->reload, out->ticket))
+        return;
+    unsigned long long n = (unsigned long long)s->generation;
+    if (out->gen != NULL)
+        notify_tell(&s->notify, "READY=1", "generation %llu serves", n);
+    else
+        notify_tell(&s->notify, "READY=1", "generation %llu serves; a reload was refused: %s", n,
+                    out->error.text);
+}
+
 /* Tells those who wait for it that a reload was refused. */
 static void tell_outcome(struct server *s, const struct reload_outcome *out)
 {
@@ -263,6 +302,8 @@ static void on_control(void *user, struct control_request *request)
         buf_puts(answer, "error unknown request\n");
     else if (s->stopping)
         buf_puts(answer, "error stopping\n");
+    else if (s->workers == NULL)
+        buf_puts(answer, "error starting\n");
     else if (reload)
         on_reload_request(s, request);
     else if (sick != 0)
@@ -310,6 +351,25 @@ static void on_migration_report(struct mail *m, void *receiver)
         accept_generation(s);
 }
 
+/* What may take root's rights to open; then these go, before anything of a script runs. */
+static int open_all(struct server *s, struct err *e)
+{
+    const struct config *config = &s->cli.config;
+    struct privileges user;
+    if (privileges_find(&user, config->user, e) < 0)
+        return -1;
+    for (size_t i = 0; i < config->listen.n; i++) {
+        if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
+            return -1;
+        privileges_give_socket(&user, s->sets[i].unix_path);
+    }
+    if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
+        control_open(&s->control, s->loop, config, on_control, s, e) < 0)
+        return -1;
+    privileges_give_socket(&user, control_path(s->control));
+    return privileges_drop(&user, e);
+}
+
 static int start_workers(struct server *s, struct gen *gen, struct err *e)
 {
     const struct dispatch_options dispatch = {
@@ -320,12 +380,6 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     s->shared = shared_create((uint64_t)config->shared_size);
     if (s->workers == NULL || s->finished == NULL || s->shared == NULL)
         return err_set(e, "out of memory");
-    for (size_t i = 0; i < config->listen.n; i++)
-        if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
-            return -1;
-    if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
-        control_open(&s->control, s->loop, config, on_control, s, e) < 0)
-        return -1;
     if (topics_init((unsigned)s->nworkers) < 0)
         return err_set(e, "cannot get random bytes: %s", strerror(errno));
     for (size_t i = 0; i < s->nworkers; i++) {
@@ -355,9 +409,13 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
             return err_set(e, "cannot start worker %zu: %s", i + 1, strerror(rc));
         s->nstarted++;
     }
+    limits_tell(config);
+    privileges_tell(config->user);
     for (size_t i = 0; i < config->listen.n; i++)
         log_always("listening on %s", s->sets[i].text);
     logs_on_serving();
+    notify_tell(&s->notify, "READY=1", "generation %llu serves", (unsigned long long)s->generation);
+    notify_watch(&s->notify, s->loop, &s->watchdog);
     return 0;
 }
 
@@ -416,7 +474,7 @@ static void on_first_generation(struct server *s, struct gen *gen)
     rollout_publish(&s->rollout, gen->number, gen->snapshot, false);
     if (start_workers(s, gen, &e) < 0) {
         log_error("%s", e.text);
-        stop(s, EXIT_FAILED);
+        stop(s, EXIT_FAILED, 0);
     }
 }
 
@@ -455,6 +513,8 @@ static void on_outcome(struct mail *m, void *receiver)
             tell_later(s, out->ticket, out->gen->number);
     } else
         on_first_generation(s, out->gen);
+    if (serving && !s->stopping)
+        tell_loaded(s, out);
     gen_destroy(out->gen);
     snapshot_unref(out->snapshot);
     free(out);
@@ -502,6 +562,11 @@ static int start(struct server *s, struct err *e)
     watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
     watch_signal(s, &s->on_usr1, SIGUSR1, on_usr1_signal);
     s->nworkers = serve ? limits_workers(config) : 1;
+    if (serve) {
+        notify_open(&s->notify);
+        if (open_all(s, e) < 0)
+            return -1;
+    }
     s->reaper = reaper_create();
     if (s->reaper == NULL)
         return err_set(e, "cannot start the reaper thread");
@@ -578,6 +643,7 @@ static void finish(struct server *s)
     for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
         listener_release(&s->sets[i]);
     topics_fini();
+    notify_close(&s->notify, s->loop);
     if (s->reload != NULL)
         watchdog_stop(&s->watchdog, s->loop);
     if (s->reaper != NULL)
@@ -654,7 +720,7 @@ static void keep_memory(void)
 
 int main(int argc, char **argv)
 {
-    static struct server server = {.pid_fd = -1};
+    static struct server server = {.pid_fd = -1, .notify = {.fd = -1}};
     struct err e;
     int exit_code = EXIT_FINE;
     if (cli_parse(&server.cli, argc, argv, environ, &e) < 0) {

@@ -21,11 +21,17 @@
     X(REFUSED_FULL, "tidewire_connections_refused_total", "reason=\"full\"", "counter",                      \
       "Connections refused.")                                                                                \
     X(REFUSED_ADDRESS, "tidewire_connections_refused_total", "reason=\"address\"", "counter", "")            \
+    X(REFUSED_TLS, "tidewire_connections_refused_total", "reason=\"tls\"", "counter", "")                    \
     X(REFUSED_ORIGIN, "tidewire_upgrades_refused_total", "reason=\"origin\"", "counter",                     \
       "WebSocket handshakes refused.")                                                                       \
     X(REFUSED_RATE, "tidewire_upgrades_refused_total", "reason=\"rate\"", "counter", "")                     \
     X(REFUSED_SCRIPT, "tidewire_upgrades_refused_total", "reason=\"script\"", "counter", "")                 \
     X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
+    X(TLS_OK, "tidewire_tls_handshakes_total", "outcome=\"ok\"", "counter", "TLS handshakes.")               \
+    X(TLS_FAILED, "tidewire_tls_handshakes_total", "outcome=\"failed\"", "counter", "")                      \
+    X(TLS_RESUMED, "tidewire_tls_resumed_total", "", "counter", "TLS handshakes that resumed a session.")    \
+    X(TLS_HANDSHAKING, "tidewire_tls_handshaking", "", "gauge", "TLS handshakes under way.")                 \
+    X(TLS_CONNECTIONS, "tidewire_tls_connections", "", "gauge", "Open connections with TLS.")                \
     X(CLIENTS, "tidewire_clients", "", "gauge", "Connections that scripts have opened, or are opening.")     \
     X(CLIENT_CONNECTS, "tidewire_client_connects_total", "outcome=\"ok\"", "counter",                        \
       "Attempts of scripts to open a WebSocket.")                                                            \

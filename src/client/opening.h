@@ -34,7 +34,7 @@ struct opening_options {
 
 struct opening {
     struct head *head;     /* the request; its bytes are what is to be sent */
-    CURLU *url;            /* with the scheme http or https, for libcurl */
+    CURLU *url;            /* with the scheme http: libcurl only connects */
     char *host;            /* without brackets */
     uint16_t port;         /* never 0 */
     bool tls;              /* wss:// */

@@ -42,8 +42,8 @@ struct http1_handler {
 
 /* worker_hooks.on_accept: starts a connection in its HTTP phase, or refuses it. One that is `proxied` comes
  * from a trusted proxy and begins with the PROXY protocol, which tells the client's address; any other is
- * closed. */
-void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
+ * closed. One with TLS that is refused is closed without a word, which would cost more than it is worth. */
+void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, struct spread_how how);
 
 /* The answer comes later: within `seconds`, or it is a 503; 0 is no such limit. With `needs_peer` the request
  * is off when the peer ends its side, not only when it has gone. `request` is not NULL. */

@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "net/listenspec.h"
+#include "net/tlscontext.h"
 #include "net/unixsock.h"
 #include "net/worker.h"
 
@@ -22,9 +24,7 @@
 #define LISTENER_BATCH   64  /* connections accepted in one go, so that the others are served too */
 #define LISTENER_PAUSE_S 0.5 /* rest when the process is out of descriptors */
 
-/* What stands before an address whose connections begin with the PROXY protocol. */
-#define LISTENER_PROXY "proxy:"
-#define LISTENER_FD    "fd:"
+#define LISTENER_FD "fd:"
 
 /* One socket that a worker accepts from. */
 struct listener {
@@ -55,13 +55,6 @@ static int listener_parse_unix(const char *path, struct listener_address *a, str
     memcpy(un->sun_path, path, strlen(path) + 1);
     a->len = sizeof *un;
     return 0;
-}
-
-static const char *listener_skip_proxy(const char *spec, bool *proxied)
-{
-    size_t n = strlen(LISTENER_PROXY);
-    *proxied = strncmp(spec, LISTENER_PROXY, n) == 0;
-    return *proxied ? spec + n : spec;
 }
 
 /* The number in "fd:3"; -1 when it is none. */
@@ -116,11 +109,40 @@ static int listener_parse(const char *spec, struct listener_address *a, struct e
     return 0;
 }
 
-int listener_check(const char *spec, struct err *e)
+static int listener_make_tls(const char *text, const struct listenspec *spec, struct tlscontext **out,
+                             struct err *e)
 {
+    *out = spec->secure ? tlscontext_create_server(&spec->tls, e) : NULL;
+    return spec->secure && *out == NULL ? err_prefix(e, "listen \"%s\": ", text) : 0;
+}
+
+int listener_load_tls(const char *text, struct tlscontext **out, struct err *e)
+{
+    struct listenspec spec;
+    if (listenspec_parse(&spec, text, e) < 0)
+        return -1;
+    int rc = listener_make_tls(text, &spec, out, e);
+    listenspec_fini(&spec);
+    return rc;
+}
+
+void listener_renew_tls(struct listener_set *set, struct tlscontext *tls)
+{
+    tlscontext_slot_set(set->tls, tls);
+}
+
+int listener_check(const char *text, struct err *e)
+{
+    struct listenspec spec;
     struct listener_address a;
-    bool proxied;
-    return listener_parse(listener_skip_proxy(spec, &proxied), &a, e);
+    struct tlscontext *tls;
+    if (listenspec_parse(&spec, text, e) < 0)
+        return -1;
+    int rc = listener_parse(spec.address, &a, e) < 0 ? -1 : listener_make_tls(text, &spec, &tls, e);
+    listenspec_fini(&spec);
+    if (rc == 0)
+        tlscontext_unref(tls);
+    return rc;
 }
 
 static void listener_name(struct listener_set *set, const struct listener_address *a)
@@ -231,11 +253,9 @@ static int listener_adopt(struct listener_set *set, const char *spec, struct err
     return 0;
 }
 
-int listener_bind(struct listener_set *set, const char *spec, size_t count, struct err *e)
+static int listener_bind_address(struct listener_set *set, const char *spec, size_t count, struct err *e)
 {
     struct listener_address a;
-    memset(set, 0, sizeof *set);
-    spec = listener_skip_proxy(spec, &set->proxied);
     if (listener_parse(spec, &a, e) < 0)
         return -1;
     if (strncmp(spec, LISTENER_FD, strlen(LISTENER_FD)) == 0)
@@ -251,20 +271,55 @@ int listener_bind(struct listener_set *set, const char *spec, size_t count, stru
         int fd = listener_socket(&a, i == 0);
         if (fd < 0) {
             listener_refused(spec, e);
-            listener_release(set);
             return -1;
         }
         set->fds[set->nfds++] = fd;
         a.len = sizeof a.sa;
-        if (i == 0 && getsockname(fd, (struct sockaddr *)&a.sa, &a.len) < 0) {
-            listener_release(set);
+        if (i == 0 && getsockname(fd, (struct sockaddr *)&a.sa, &a.len) < 0)
             return err_set(e, "cannot listen on %s: %s", spec, strerror(errno));
-        }
     }
     listener_name(set, &a);
     if (a.sa.ss_family == AF_UNIX)
         set->unix_path = strdup(spec + 5);
     return 0;
+}
+
+/* Reads the certificates. */
+static int listener_secure(struct listener_set *set, const char *text, const struct listenspec *spec,
+                           struct err *e)
+{
+    struct tlscontext *tls;
+    if (!spec->secure)
+        return 0;
+    if (listener_make_tls(text, spec, &tls, e) < 0)
+        return -1;
+    set->tls = malloc(sizeof *set->tls);
+    if (set->tls == NULL) {
+        tlscontext_unref(tls);
+        return err_set(e, "out of memory");
+    }
+    tlscontext_slot_init(set->tls);
+    tlscontext_slot_set(set->tls, tls);
+    return 0;
+}
+
+int listener_bind(struct listener_set *set, const char *text, size_t count, struct err *e)
+{
+    struct listenspec spec;
+    memset(set, 0, sizeof *set);
+    if (listenspec_parse(&spec, text, e) < 0)
+        return -1;
+    set->proxied = spec.proxied;
+    int rc =
+        listener_secure(set, text, &spec, e) < 0 ? -1 : listener_bind_address(set, spec.address, count, e);
+    if (rc < 0)
+        listener_release(set);
+    else if (spec.secure) {
+        size_t used = strlen(set->text);
+        snprintf(set->text + used, sizeof set->text - used, " (TLS)");
+    }
+    listenspec_fini(&spec);
+    return rc;
 }
 
 void listener_unlink(struct listener_set *set)
@@ -281,6 +336,9 @@ void listener_release(struct listener_set *set)
     for (size_t i = 0; i < set->nfds; i++)
         close(set->fds[i]);
     free(set->fds);
+    if (set->tls != NULL)
+        tlscontext_slot_fini(set->tls);
+    free(set->tls);
     memset(set, 0, sizeof *set);
 }
 
@@ -324,7 +382,9 @@ static void listener_accept(struct listener *l, unsigned limit)
         int fd = accept4(l->io.fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             metrics_add(l->worker->metrics, METRIC_ACCEPTED, 1);
-            spread_place(&batch, fd, &peer, l->set->proxied);
+            spread_place(
+                &batch, fd, &peer,
+                (struct spread_how){.proxied = l->set->proxied, .tls = tlscontext_slot_get(l->set->tls)});
         } else if (errno == EAGAIN || listener_failed(l))
             break;
     }

@@ -14,6 +14,8 @@
 
 #include "base/err.h"
 
+struct tlscontext;
+struct tlscontext_slot;
 struct worker;
 
 /* The sockets of one configured address. Workers read it. */
@@ -22,12 +24,14 @@ struct listener_set {
     size_t nfds;
     char text[160]; /* "127.0.0.1:8080" with the port that was picked, "unix:/path", either with " (fd:3)" */
     bool proxied;
-    bool inherited;  /* others may have it too: it is not shut down */
-    char *unix_path; /* to be removed at the end; NULL for TCP */
+    struct tlscontext_slot *tls; /* NULL: plain */
+    bool inherited;              /* others may have it too: it is not shut down */
+    char *unix_path;             /* to be removed at the end; NULL for TCP */
 };
 
 /* Binds `spec` ("ADDR:PORT", "[ADDR]:PORT", "NAME:PORT", "*:PORT", "unix:/path", each also behind "proxy:"
- * for connections that begin with the PROXY protocol) `count` times with SO_REUSEPORT, once for a unix path.
+ * for connections that begin with the PROXY protocol, and "tls:" with the options of listenspec.h) `count`
+ * times with SO_REUSEPORT, once for a unix path.
  * Takes over the descriptor that "fd:N" names, a listening stream socket that the parent process has passed.
  * The first socket is bound without it, so a second server gets "address in use" instead of silently sharing
  * the port. 0, or -1 with `e` filled. */
@@ -38,8 +42,15 @@ void listener_unlink(struct listener_set *set);
 /* Closes the sockets: no worker's thread runs any more. Removes a unix path. */
 void listener_release(struct listener_set *set);
 
-/* Checks the form only, for `tidewire check`. */
+/* Checks the form, and the certificates. */
 int listener_check(const char *spec, struct err *e);
+
+/* The certificates of `spec`, read now: *out is a reference, NULL when it is plain. 0, or -1 with `e` filled.
+ */
+int listener_load_tls(const char *spec, struct tlscontext **out, struct err *e);
+/* New connections get these certificates; takes over the reference. Of a set whose spec has "tls:" only. Any
+ * thread. */
+void listener_renew_tls(struct listener_set *set, struct tlscontext *tls);
 
 /* The worker, whose thread does not run yet, is to accept from its sockets of worker->sets. 0, or -1 when
  * memory runs out. */

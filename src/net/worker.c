@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "net/listener.h"
+#include "net/tls.h"
 
 static _Atomic uint64_t worker_conns;
 
@@ -83,6 +84,11 @@ static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, i
     if (w->due || w->dirty != NULL || !list_empty(&w->ready))
         ev_idle_start(w->loop, &w->spin);
     atomic_store_explicit(&w->since_ms, 0, memory_order_relaxed);
+}
+
+void worker_poll(struct worker *w)
+{
+    ev_idle_start(w->loop, &w->spin);
 }
 
 bool worker_is_late(const struct worker *w)
@@ -279,6 +285,7 @@ void worker_destroy(struct worker *w)
     mailbox_fini(&w->mailbox);
     spread_fini(&w->spread);
     outq_pool_fini(&w->chunks);
+    tls_worker_fini(w);
     ev_loop_destroy(w->loop);
     free(w->input);
     /* w->metrics stays: counters of the past still count, and the registry reads them. */

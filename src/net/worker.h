@@ -34,8 +34,8 @@ struct listener_set;
 /* What the layers above do with a worker; the only way `net` reaches upward. All on the worker's thread. */
 struct worker_hooks {
     void (*on_start)(struct worker *w); /* the thread has begun */
-    /* Takes fd over. With `proxied` the connection begins with the PROXY protocol. */
-    void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
+    /* Takes fd over, and the reference in `how`. */
+    void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer, struct spread_how how);
     void (*on_due)(struct worker *w);  /* worker->due was set: at the end of the loop iteration */
     void (*on_exit)(struct worker *w); /* the loop is over: release what the layers hold */
 };
@@ -61,6 +61,7 @@ struct worker {
     struct list ready;  /* held input that waits for its turn (conn.c) */
     struct metrics *metrics;
     struct outq_pool chunks;
+    struct tls_worker *tls; /* tls.c's; NULL before the first connection with TLS */
     uint64_t conn_seq, request_seq;
     unsigned index;              /* from 1 */
     unsigned count;              /* of workers */
@@ -128,6 +129,9 @@ bool worker_is_late(const struct worker *w);
 /* Flushes what is ready and frees what has ended, as at the end of the iteration. For on_due, before work
  * that would hold it back. */
 void worker_settle(struct worker *w);
+
+/* The loop does not wait for events this time: one was made up. */
+void worker_poll(struct worker *w);
 
 /* For conn.c and listener.c. */
 void worker_conn_opened(struct worker *w);

@@ -10,7 +10,9 @@
 #include "base/clock.h"
 #include "bus/delivery.h"
 #include "bus/topic.h"
+#include "http/reply.h"
 #include "script/dispatch.h"
+#include "script/handshake.h"
 #include "script/task.h"
 #include "ws/closecode.h"
 #include "ws/subprotocol.h"
@@ -108,7 +110,9 @@ static const struct vm_bindings *live_bindings(const struct session *s)
 static void live_on_message(struct session *s, bool text, const char *data, size_t len)
 {
     struct live_message m = {s, text, data, len};
-    live_run_entry(s, &(struct sched_entry){.push = live_bindings(s)->ws_message, .arg = &m});
+    if (live_run_entry(s, &(struct sched_entry){.push = live_bindings(s)->ws_message, .arg = &m}) ==
+        SCHED_SUSPENDED)
+        inbound_hold_for_message(s);
 }
 
 /* Before its next message a session moves to the newest code, whose route's function may want to wait first.
@@ -401,6 +405,11 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
     struct session_accept how = {.limits = &r->limits, .protocol = -1, .fields = fields};
     if (protocols != NULL)
         how.protocol = subprotocol_choose(head, (const char *const *)protocols->item, protocols->n);
+    if (c->worker->stopping) { /* what should_upgrade has decided comes too late */
+        head_unref(head);
+        reply_error(c, 503, HANDSHAKE_STOPPING, NULL);
+        return;
+    }
     struct session *s = session_open(c, head, &how);
     if (s == NULL)
         return;
@@ -411,8 +420,6 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
     struct live_open open = {s, r->handler, request};
     live_run(s, vm->bindings->ws_open, &open);
     live_follow(s);
-    if (c->worker->stopping)
-        session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
 }
 
 const char *live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,

@@ -537,6 +537,8 @@ size_t inbound_on_data(struct conn *c, uint8_t *data, size_t len)
         }
         c->again = s->more->in.first != NULL && s->more->in.suspended == 0;
     }
+    if (s->leaving) /* it may be through */
+        conn_later(c);
     if (s->more != NULL)
         session_tidy(s);
     return at;
@@ -556,12 +558,24 @@ int inbound_hold(struct session *s)
     return 0;
 }
 
+void inbound_hold_for_message(struct session *s)
+{
+    s->more->in.answering = true;
+}
+
+bool inbound_is_answering(const struct session *s)
+{
+    const struct inbound *in = s->more != NULL ? &s->more->in : NULL;
+    return in != NULL && (in->answering || (in->first != NULL && in->suspended == 0));
+}
+
 void inbound_release(struct session *s)
 {
     struct inbound *in = &s->more->in;
     assert(in->suspended > 0);
     if (--in->suspended > 0)
         return;
+    in->answering = false;
     s->conn->sips = s->limits->messages_per_second > 0;
     if (s->state != SESSION_OPEN)
         return;

@@ -491,11 +491,6 @@ static void session_on_timeout(struct conn *c)
         session_keep_alive(s);
 }
 
-static void session_on_stop(struct conn *c)
-{
-    session_close(conn_session(c), CLOSECODE_GOING_AWAY, "server is stopping", 18);
-}
-
 static void session_tell_close(struct session *s)
 {
     const struct session_more *more = s->more;
@@ -519,6 +514,7 @@ static void session_on_later(struct conn *c)
         s->drain_due = false;
         session_layer(s)->handler->on_drain(s);
     }
+    farewell_look_again(s);
     if (s->state == SESSION_ENDED && !s->told)
         session_tell_close(s);
     if (s->more != NULL)
@@ -566,7 +562,7 @@ static const struct conn_ops session_ops = {
     .on_room = inbound_on_room,
     .on_eof = session_on_eof,
     .on_timeout = session_on_timeout,
-    .on_stop = session_on_stop,
+    .on_stop = farewell_on_stop,
     .on_later = session_on_later,
     .on_sent = session_on_sent,
     .on_dead = session_on_dead,
@@ -748,6 +744,7 @@ void session_worker_fini(struct worker *w)
     struct session_worker *l = w->layer[WORKER_WS];
     if (l == NULL)
         return;
+    farewell_fini(w);
     framer_pool_fini(&l->framers[0]);
     framer_pool_fini(&l->framers[1]);
     deflate_pool_fini(&l->deflate);

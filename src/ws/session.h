@@ -25,6 +25,7 @@
 #include "net/conn.h"
 #include "net/worker.h"
 #include "ws/deflate.h"
+#include "ws/farewell.h"
 #include "ws/framer.h"
 #include "ws/inbound.h"
 #include "ws/sessions.h"
@@ -117,6 +118,7 @@ struct session {
     bool awaiting_pong : 1;
     bool drain_due : 1;   /* on_drain is to be told when the queue is empty */
     bool is_client : 1;   /* we have opened it; `head` is the request that we have sent */
+    bool leaving : 1;     /* the server stops: it is closed once its message has been answered */
     unsigned refused : 4; /* the handler's: a mark of the code that failed to take it over; 0: none */
     bool counted : 1;     /* it has session_counts */
 };
@@ -129,6 +131,7 @@ struct session_worker {
     struct deflate_pool deflate;
     struct buf inflated; /* inbound.c's */
     struct sessions sessions;
+    struct farewell farewell;
 };
 
 /* 0, or -1 when memory runs out. */

@@ -68,8 +68,10 @@ static void defaults(void **state)
         {"access_log", ""},
         {"control", ""},
         {"pid_file", ""},
+        {"user", ""},
         {"max_connections", "auto"},
         {"max_connections_per_address", "0"},
+        {"max_tls_handshakes", "1000"},
         {"handshakes_per_second", "0"},
         {"max_head", "16384"},
         {"origins", "same"},
@@ -115,6 +117,7 @@ static void defaults(void **state)
         {"max_subscriptions", "10000000"},
         {"max_subscriptions_per_connection", "10000"},
         {"drain_timeout", "8"},
+        {"stop_delay", "0"},
         {"abort_stuck", "false"},
         {"watch", "false"},
     };
