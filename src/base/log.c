@@ -86,7 +86,7 @@ static void log_tell_hidden(const struct logrepeat_kind *k, uint64_t now_ms)
     char text[LOGREPEAT_TEXT + 80];
     struct log_context about = {.route = k->route[0] != '\0' ? k->route : NULL};
     int n = snprintf(text, sizeof text, "%s ... %llu more like it in the last %.1f s", k->text,
-                     (unsigned long long)k->hidden, (double)(now_ms - k->since_ms) / 1000);
+                     (unsigned long long)k->hidden, (double)((now_ms - k->since_ms) / 100 + 1) / 10);
     log_put((enum log_level)k->level, &about, text, (size_t)n);
 }
 

@@ -100,7 +100,7 @@ static void access_text_request(struct buf *out, const struct access_line *l)
     access_quote(out, access_method(l->head));
     buf_puts(out, " ");
     if (access_is_ours(l)) {
-        buf_puts(out, "ws://");
+        buf_puts(out, l->tls ? "wss://" : "ws://");
         access_quote(out, access_field(l->head, "Host"));
     }
     access_quote(out, access_path(l->head));
@@ -125,6 +125,8 @@ void access_text(struct buf *out, const struct access_line *l)
     access_quote(out, access_span(l->route != NULL ? l->route : "-", l->route != NULL ? strlen(l->route) : 1,
                                   ACCESS_PATH_MAX));
     buf_printf(out, "\" worker=%u connection=%llu", l->worker, (unsigned long long)l->conn);
+    if (l->tls)
+        buf_puts(out, " tls");
     if (l->cut)
         buf_puts(out, " cut");
     if (l->ws != NULL)
@@ -157,6 +159,8 @@ void access_json(struct buf *out, const struct access_line *l)
     }
     buf_printf(out, ",\"status\":%d,\"bytes\":%llu,\"ms\":%.3f", l->status, (unsigned long long)l->bytes,
                access_ms(l));
+    if (l->tls)
+        buf_puts(out, ",\"tls\":true");
     if (l->cut)
         buf_puts(out, ",\"cut\":true");
     if (l->route != NULL)
@@ -182,6 +186,7 @@ static void access_write(const struct conn *c, struct access_line *l, uint64_t b
     l->took_us = access_now_us() - began_us;
     l->worker = c->worker->index;
     l->conn = c->id;
+    l->tls = c->secure;
     buf_reserve(&line, ACCESS_USUAL);
     if (log_form() == LOG_JSON)
         access_json(&line, l);

@@ -71,6 +71,7 @@ struct access_line {
     int status;
     uint64_t bytes;
     bool cut;
+    bool tls;
     const char *route; /* or NULL */
     unsigned worker;
     uint64_t conn;

@@ -31,7 +31,7 @@ end)
 TEXT_LINE = re.compile(
     r'(?P<address>\S+) - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000\] "(?P<request>[^"]*)" (?P<status>\d+) '
     r'(?P<bytes>\d+) "-" "(?P<user_agent>[^"]*)" (?P<ms>\d+\.\d{3})ms route="(?P<route>[^"]*)" worker=(?P<worker>\d+) '
-    r'connection=(?P<connection>\d+)(?P<cut> cut)?(?: (?P<kind>websocket|client) in=(?P<messages_in>\d+)/(?P<bytes_in>\d+) '
+    r'connection=(?P<connection>\d+)(?P<tls> tls)?(?P<cut> cut)?(?: (?P<kind>websocket|client) in=(?P<messages_in>\d+)/(?P<bytes_in>\d+) '
     r'out=(?P<messages_out>\d+)/(?P<bytes_out>\d+) close=(?P<close_code>\d+) by=(?P<closed_by>\w+))?')
 
 

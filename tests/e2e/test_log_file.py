@@ -160,9 +160,11 @@ class Watched:
                                         stdout=stdout, stderr=writer)
         os.close(writer)
         self.log = os.fdopen(reader, "rb")
-        while not (listening := re.search(rb"listening on 127.0.0.1:(\d+)", self.log.readline())):
-            pass
-        self.port = int(listening.group(1))
+        line = self.log.readline()
+        while not (found := re.search(rb"listening on 127.0.0.1:(\d+)", line)):
+            assert line, "the server has ended"
+            line = self.log.readline()
+        self.port = int(found.group(1))
 
     def connect(self):
         return Raw(socket.create_connection(("127.0.0.1", self.port), PATIENCE))

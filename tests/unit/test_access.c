@@ -73,14 +73,15 @@ static void what_is_not_known(void **state)
     struct access_line line = line_of(NULL);
     line.route = NULL;
     line.status = 400;
-    line.cut = true;
+    line.cut = line.tls = true;
     access_text(&out, &line);
     assert_string_equal(made(), "192.0.2.7 - - [02/Jan/2026:03:04:05 +0000] \"-\" 400 42 \"-\" \"-\" 1.500ms "
-                                "route=\"-\" worker=2 connection=17 cut\n");
+                                "route=\"-\" worker=2 connection=17 tls cut\n");
     access_json(&out, &line);
     assert_string_equal(
         made(), "{\"time\":\"2026-01-02T03:04:05.678Z\",\"access\":\"request\",\"address\":\"192.0.2.7\","
-                "\"status\":400,\"bytes\":42,\"ms\":1.500,\"cut\":true,\"worker\":2,\"connection\":17}\n");
+                "\"status\":400,\"bytes\":42,\"ms\":1.500,\"tls\":true,\"cut\":true,\"worker\":2,"
+                "\"connection\":17}\n");
 }
 
 static void websockets(void **state)
