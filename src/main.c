@@ -2,8 +2,9 @@
  * Start-up and shut-down. The main thread runs signals, the control socket and the watchdog, and never a
  * script.
  *
- *   parse the command line -> build generation 1 (builder thread) -> bind -> start workers -> serve
- *   -> signal -> stop workers -> all have ended -> leave */
+ *   parse the command line -> open what is listened on and files -> root becomes `user`
+ *   -> build generation 1 (builder thread) -> start workers -> serve
+ *   -> signal -> stop_delay -> stop workers -> all have ended -> leave */
 #include <curl/curl.h>
 #include <errno.h>
 #include <ev.h>
@@ -26,8 +27,12 @@
 #include "ops/cli.h"
 #include "ops/control.h"
 #include "ops/limits.h"
+#include "ops/logs.h"
+#include "ops/notify.h"
 #include "ops/pidfile.h"
+#include "ops/privileges.h"
 #include "ops/report.h"
+#include "ops/settings.h"
 #include "ops/watch.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
@@ -53,7 +58,6 @@ struct server {
     struct reaper *reaper;
     struct shared *shared;
     struct control *control;
-    struct admin *admin; /* NULL: none */
     struct watch *watch; /* NULL: files are not watched */
     struct watchdog watchdog;
     struct rollout rollout;
@@ -61,15 +65,16 @@ struct server {
         uint64_t ticket, generation;
         ev_timer patience;
     } judged;
-    struct listener_set sets[CONFIG_LIST_MAX];
+    struct settings settings;
     struct worker **workers; /* NULL until the first generation is there */
     struct mail *finished;   /* one for each worker */
     size_t nworkers, nstarted, nfinished;
     uint64_t generation;
-    ev_signal on_hup, on_term, on_int;
-    ev_timer stop_deadline;
-    bool stopping;
-    int pid_fd; /* -1: none */
+    ev_signal on_hup, on_term, on_int, on_usr1;
+    ev_timer stop_delay, stop_deadline;
+    struct notify notify;
+    bool stopping; /* or about to: not ready for anything new */
+    int pid_fd;    /* -1: none */
     int exit_code;
 };
 
@@ -78,12 +83,11 @@ struct server {
 /* What would be left in the file system. */
 static void remove_files(struct server *s)
 {
-    for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
-        listener_unlink(&s->sets[i]);
+    addresses_unlink(&s->settings.addresses);
     control_close(s->control);
     s->control = NULL;
-    admin_close(s->admin);
-    s->admin = NULL;
+    admin_close(s->settings.admin.now);
+    s->settings.admin.now = NULL;
     pidfile_remove(s->cli.config.pid_file, &s->pid_fd);
 }
 
@@ -91,6 +95,7 @@ static void remove_files(struct server *s)
 static void leave_at_once(struct server *s, int exit_code)
 {
     remove_files(s);
+    log_leave();
     _exit(exit_code);
 }
 
@@ -121,18 +126,40 @@ static void on_stop_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
     leave_at_once(s, EXIT_FAILED);
 }
 
-static void stop(struct server *s, int exit_code)
+/* Nothing more is accepted; who is there takes leave. */
+static void stop_workers(struct server *s)
 {
-    s->exit_code = exit_code;
-    s->stopping = true;
-    control_answer(s->control, UINT64_MAX, "error stopping\n");
-    if (s->nstarted == 0)
-        leave(s, exit_code);
-    ev_timer_init(&s->stop_deadline, on_stop_deadline, s->cli.config.drain_timeout + STOP_SLACK_S, 0);
+    ev_timer_init(&s->stop_deadline, on_stop_deadline,
+                  settings_config(&s->settings)->drain_timeout + STOP_SLACK_S, 0);
     s->stop_deadline.data = s;
     ev_timer_start(s->loop, &s->stop_deadline);
     for (size_t i = 0; i < s->nstarted; i++)
         worker_stop(s->workers[i]);
+}
+
+static void on_stop_delay(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)loop;
+    (void)revents;
+    stop_workers(timer->data);
+}
+
+/* The server is not ready any more (`stopping`); after `delay` seconds, in which load balancers take notice,
+ * it accepts no more. */
+static void stop(struct server *s, int exit_code, double delay)
+{
+    s->exit_code = exit_code;
+    s->stopping = true;
+    notify_tell(&s->notify, "STOPPING=1", "stopping");
+    control_answer(s->control, UINT64_MAX, "error stopping\n");
+    if (s->nstarted == 0)
+        leave(s, exit_code);
+    else if (delay > 0) {
+        ev_timer_init(&s->stop_delay, on_stop_delay, delay, 0);
+        s->stop_delay.data = s;
+        ev_timer_start(s->loop, &s->stop_delay);
+    } else
+        stop_workers(s);
 }
 
 static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
@@ -146,7 +173,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
         leave_at_once(s, EXIT_FINE);
     }
     log_always("%s: stopping", name);
-    stop(s, EXIT_FINE);
+    stop(s, EXIT_FINE, settings_config(&s->settings)->stop_delay);
 }
 
 /* ---- reloading ---- */
@@ -154,6 +181,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
 /* Returns the request's ticket. */
 static uint64_t request_reload(struct server *s)
 {
+    notify_reloading(&s->notify);
     watch_taken(s->watch); /* before, so that nothing that changes in between is taken for loaded */
     return reload_request(s->reload);
 }
@@ -167,6 +195,14 @@ static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
         return;
     log_info("SIGHUP: loading %s", s->cli.script);
     request_reload(s);
+}
+
+static void on_usr1_signal(struct ev_loop *loop, ev_signal *signal, int revents)
+{
+    (void)loop;
+    (void)signal;
+    (void)revents;
+    logsink_reopen();
 }
 
 static void on_file_change(void *user, const char *path, size_t others)
@@ -187,7 +223,8 @@ static void on_reload_request(struct server *s, struct control_request *request)
 {
     log_info("tidewire reload: loading %s", s->cli.script);
     request->ticket = request_reload(s);
-    request->patience_s = 2 * (double)s->nworkers * s->cli.config.load_budget + RELOAD_SLACK_S;
+    request->patience_s =
+        2 * (double)s->nworkers * settings_config(&s->settings)->load_budget + RELOAD_SLACK_S;
 }
 
 /* Those who wait for the reload that is being judged hear of it; `end` is what there is to say besides. */
@@ -220,6 +257,19 @@ static void tell_later(struct server *s, uint64_t ticket, uint64_t generation)
     ev_timer_init(&s->judged.patience, on_judged_patience, JUDGED_PATIENCE_S, 0);
     s->judged.patience.data = s;
     ev_timer_start(s->loop, &s->judged.patience);
+}
+
+/* Tells the service manager that nothing is being loaded any more. */
+static void tell_loaded(struct server *s, const struct reload_outcome *out)
+{
+    if (!s->notify.reloading || reload_is_newer(s->reload, out->ticket))
+        return;
+    unsigned long long n = (unsigned long long)s->generation;
+    if (out->gen != NULL)
+        notify_tell(&s->notify, "READY=1", "generation %llu serves", n);
+    else
+        notify_tell(&s->notify, "READY=1", "generation %llu serves; a reload was refused: %s", n,
+                    out->error.text);
 }
 
 /* Tells those who wait for it that a reload was refused. */
@@ -271,6 +321,8 @@ static void on_control(void *user, struct control_request *request)
         buf_puts(answer, "error unknown request\n");
     else if (s->stopping)
         buf_puts(answer, "error stopping\n");
+    else if (s->workers == NULL)
+        buf_puts(answer, "error starting\n");
     else if (reload)
         on_reload_request(s, request);
     else
@@ -309,27 +361,53 @@ static void on_migration_report(struct mail *m, void *receiver)
             (unsigned long long)(r->moved + r->failed));
         metrics_add(&s->metrics, METRIC_RELOADS_ROLLED_BACK, 1);
         tell_judged(s, false, "but too many connections failed to move to it: going back to the code before");
-        reload_restore(s->reload, r->accepted, r->generation);
+        reload_restore(s->reload, r->accepted.files, r->accepted.setup, r->generation);
     } else if (verdict == ROLLOUT_ACCEPT)
         accept_generation(s);
+}
+
+/* What may take root's rights to open; then these go, before anything of a script runs. */
+static int open_all(struct server *s, struct err *e)
+{
+    const struct config *config = settings_config(&s->settings);
+    struct addresses *addresses = &s->settings.addresses;
+    struct privileges user;
+    if (privileges_find(&user, config->user, e) < 0)
+        return -1;
+    addresses->nworkers = s->nworkers;
+    addresses->mailbox = &s->mailbox;
+    if (addresses_prepare(addresses, config, false, e) < 0)
+        return -1;
+    addresses_commit(addresses);
+    for (size_t i = 0; i < addresses->n; i++)
+        privileges_give(&user, addresses->entries[i]->set->unix_path);
+    if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
+        control_open(&s->control, s->loop, config, on_control, s, e) < 0 ||
+        admin_open(&s->settings.admin.now, s->loop, config, &admin_answers, s, NULL, e) < 0)
+        return -1;
+    s->settings.admin.loop = s->loop;
+    s->settings.admin.answers = &admin_answers;
+    s->settings.admin.user = s;
+    admin_announce(s->settings.admin.now);
+    privileges_give(&user, control_path(s->control));
+    privileges_give(&user, admin_path(s->settings.admin.now));
+    if (!logs_is_standard(config->log_file))
+        privileges_give(&user, config->log_file);
+    if (!logs_is_standard(config->access_log))
+        privileges_give(&user, config->access_log);
+    return privileges_drop(&user, e);
 }
 
 static int start_workers(struct server *s, struct gen *gen, struct err *e)
 {
     const struct dispatch_options dispatch = {
         .reaper = s->reaper, .reports = &s->mailbox, .on_report = on_migration_report};
-    const struct config *config = &s->cli.config;
+    const struct config *config = settings_config(&s->settings);
     s->workers = calloc(s->nworkers, sizeof s->workers[0]);
     s->finished = calloc(s->nworkers, sizeof s->finished[0]);
     s->shared = shared_create((uint64_t)config->shared_size);
     if (s->workers == NULL || s->finished == NULL || s->shared == NULL)
         return err_set(e, "out of memory");
-    for (size_t i = 0; i < config->listen.n; i++)
-        if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
-            return -1;
-    if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
-        control_open(&s->control, s->loop, config, on_control, s, e) < 0)
-        return -1;
     if (topics_init((unsigned)s->nworkers) < 0)
         return err_set(e, "cannot get random bytes: %s", strerror(errno));
     for (size_t i = 0; i < s->nworkers; i++) {
@@ -339,15 +417,12 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
         s->workers[i] = w;
         w->count = (unsigned)s->nworkers;
         w->peers = s->workers;
-        w->trusted_proxies = &s->cli.trusted_proxies;
         w->layer[WORKER_SHARED] = s->shared;
         if (dispatch_worker_init(w, gen->vms[i], &dispatch) < 0)
             return err_set(e, "out of memory");
         gen->vms[i] = NULL;
-        w->sets = s->sets;
-        w->nsets = config->listen.n;
         w->cpu = config->pin_workers ? limits_processor_of(w->index) : -1;
-        if (listener_open_all(w) < 0)
+        if (addresses_open(&s->settings.addresses, w) < 0)
             return err_set(e, "out of memory");
     }
     if (watchdog_add_workers(&s->watchdog, s->workers, s->nworkers) < 0)
@@ -359,8 +434,12 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
             return err_set(e, "cannot start worker %zu: %s", i + 1, strerror(rc));
         s->nstarted++;
     }
-    for (size_t i = 0; i < config->listen.n; i++)
-        log_always("listening on %s", s->sets[i].text);
+    limits_tell(config);
+    privileges_tell(config->user);
+    addresses_serve(&s->settings.addresses, s->workers);
+    logs_on_serving();
+    notify_tell(&s->notify, "READY=1", "generation %llu serves", (unsigned long long)s->generation);
+    notify_watch(&s->notify, s->loop, &s->watchdog);
     return 0;
 }
 
@@ -377,11 +456,13 @@ static void publish(struct server *s, struct gen *gen)
 {
     note_generation(s, gen, gen->vms[0]->router);
     metrics_add(&s->metrics, METRIC_RELOADS_OK, 1);
-    rollout_publish(&s->rollout, gen->number, gen->snapshot, gen->back);
+    rollout_publish(&s->rollout, gen);
     for (size_t i = 0; i < s->nworkers; i++) {
         dispatch_publish(s->workers[i], gen->vms[i]);
         gen->vms[i] = NULL;
     }
+    settings_commit(&s->settings);
+    watchdog_configure(&s->watchdog, s->loop, settings_config(&s->settings));
     log_info("generation %llu serves new connections", (unsigned long long)gen->number);
 }
 
@@ -415,11 +496,11 @@ static void on_first_generation(struct server *s, struct gen *gen)
     if (s->cli.command != CLI_RUN)
         return;
     note_generation(s, gen, router);
-    rollout_init(&s->rollout, &s->cli.config, s->nworkers);
-    rollout_publish(&s->rollout, gen->number, gen->snapshot, false);
+    rollout_init(&s->rollout, s->nworkers);
+    rollout_publish(&s->rollout, gen);
     if (start_workers(s, gen, &e) < 0) {
         log_error("%s", e.text);
-        stop(s, EXIT_FAILED);
+        stop(s, EXIT_FAILED, 0);
     }
 }
 
@@ -431,6 +512,11 @@ static void on_outcome(struct mail *m, void *receiver)
     bool serving = s->workers != NULL;
     if (serving && out->gen != NULL && router_count(out->gen->vms[0]->router) == 0) {
         err_set(&out->error, "%s registers no route any more; an empty or half-written file?", s->cli.script);
+        gen_destroy(out->gen);
+        out->gen = NULL;
+    }
+    if (serving && out->gen != NULL && !s->stopping &&
+        settings_prepare(&s->settings, out->gen->setup, out->back, &out->error) < 0) {
         gen_destroy(out->gen);
         out->gen = NULL;
     }
@@ -458,6 +544,8 @@ static void on_outcome(struct mail *m, void *receiver)
             tell_later(s, out->ticket, out->gen->number);
     } else
         on_first_generation(s, out->gen);
+    if (serving && !s->stopping)
+        tell_loaded(s, out);
     gen_destroy(out->gen);
     snapshot_unref(out->snapshot);
     free(out);
@@ -466,6 +554,7 @@ static void on_outcome(struct mail *m, void *receiver)
 static void on_stuck(void)
 {
     log_error("abort_stuck is set: aborting");
+    log_leave();
     abort();
 }
 
@@ -481,11 +570,12 @@ static void watch_signal(struct server *s, ev_signal *w, int number,
 
 static int start(struct server *s, struct err *e)
 {
-    struct config *config = &s->cli.config;
+    const struct config *config = &s->cli.setup->config;
     bool serve = s->cli.command == CLI_RUN;
     signal(SIGPIPE, SIG_IGN);
     signal(SIGUSR1, SIG_IGN);
-    limits_set(config);
+    limits_set(&s->cli.setup->config); /* nobody shares it yet */
+    settings_init(&s->settings, &s->cli);
     int rc = budget_install();
     if (rc != 0)
         return err_set(e, "cannot install the time budget's signal: %s", strerror(rc));
@@ -502,12 +592,18 @@ static int start(struct server *s, struct err *e)
     watch_signal(s, &s->on_hup, SIGHUP, on_hup_signal);
     watch_signal(s, &s->on_term, SIGTERM, on_stop_signal);
     watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
+    watch_signal(s, &s->on_usr1, SIGUSR1, on_usr1_signal);
     s->nworkers = serve ? limits_workers(config) : 1;
+    if (serve && open_all(s, e) < 0)
+        return -1;
     s->reaper = reaper_create();
     if (s->reaper == NULL)
         return err_set(e, "cannot start the reaper thread");
     struct reload_options options = {
-        .config = config,
+        .setup = s->cli.setup,
+        .files = s->cli.files,
+        .read = settings_read,
+        .user = &s->settings,
         .script = s->cli.script,
         .workers = s->nworkers,
         .bindings = &bind_all,
@@ -516,8 +612,6 @@ static int start(struct server *s, struct err *e)
     };
     s->reload = reload_create(&options, e);
     if (s->reload == NULL)
-        return -1;
-    if (serve && admin_open(&s->admin, s->loop, config, &admin_answers, s, e) < 0)
         return -1;
     watchdog_start(&s->watchdog, s->loop, config, reload_budget(s->reload), on_stuck);
     if (serve && config->watch &&
@@ -532,6 +626,7 @@ static volatile sig_atomic_t final_exit_code;
 static void on_late_signal(int number)
 {
     (void)number;
+    logsink_flush(LOGSINK_LEAVE_MS);
     _exit((int)final_exit_code);
 }
 
@@ -545,10 +640,13 @@ static void take_signals_back(struct server *s)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &set, &before);
     ev_signal_stop(s->loop, &s->on_hup); /* each sets the signal's default action */
     ev_signal_stop(s->loop, &s->on_term);
     ev_signal_stop(s->loop, &s->on_int);
+    ev_signal_stop(s->loop, &s->on_usr1);
+    signal(SIGUSR1, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGTERM, on_late_signal);
     signal(SIGINT, on_late_signal);
@@ -574,9 +672,8 @@ static void finish(struct server *s)
             worker_destroy(w);
         }
     free(s->workers);
-    for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
-        listener_release(&s->sets[i]);
     topics_fini();
+    notify_close(&s->notify, s->loop);
     if (s->reload != NULL)
         watchdog_stop(&s->watchdog, s->loop);
     if (s->reaper != NULL)
@@ -589,6 +686,7 @@ static void finish(struct server *s)
     }
     free(s->finished);
     rollout_fini(&s->rollout);
+    settings_fini(&s->settings);
 }
 
 static int serve(struct server *s)
@@ -603,12 +701,25 @@ static int serve(struct server *s)
         fprintf(stderr, "tidewire: %s\n", e.text);
         return EXIT_USAGE;
     }
+    if (s->cli.command == CLI_CHECK && s->cli.config_read)
+        settings_print(&s->cli);
+    if (s->cli.script == NULL)
+        return EXIT_FINE;
+    if (s->cli.command == CLI_RUN) { /* before there are other threads */
+        privileges_forgo();
+        notify_open(&s->notify);
+    }
+    if (s->cli.command == CLI_RUN && logs_start(&s->cli.config, &e) < 0) {
+        fprintf(stderr, "tidewire: %s\n", e.text);
+        return EXIT_FAILED;
+    }
     if (start(s, &e) < 0) {
         log_error("%s", e.text);
         s->exit_code = EXIT_FAILED;
     } else
         ev_run(s->loop, 0);
     finish(s);
+    log_stop();
     return s->exit_code;
 }
 
@@ -640,7 +751,7 @@ static void keep_memory(void)
 
 int main(int argc, char **argv)
 {
-    static struct server server = {.pid_fd = -1};
+    static struct server server = {.pid_fd = -1, .notify = {.fd = -1}};
     struct err e;
     int exit_code = EXIT_FINE;
     if (cli_parse(&server.cli, argc, argv, environ, &e) < 0) {
@@ -650,7 +761,7 @@ int main(int argc, char **argv)
     }
     const struct config *config = &server.cli.config;
     keep_memory();
-    log_setup((enum log_level)config->log_level, (enum log_format)config->log_format);
+    logs_setup(config);
     switch (server.cli.command) {
     case CLI_HELP: cli_print_help(); break;
     case CLI_VERSION: cli_print_version(); break;

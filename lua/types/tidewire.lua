@@ -53,6 +53,7 @@
 ---@field timeout? number|string seconds, or "500ms", "2m", until the WebSocket is open; connect_timeout of the configuration
 ---@field headers? table<string, string> of the request; those of the handshake itself cannot be given
 ---@field protocols? string|string[] subprotocols to offer, the preferred first
+---@field tls? {ca?: string, cert?: string, key?: string, verify?: boolean} for wss://: PEM files; whom to trust, the client's own certificate
 ---@field max_message? integer|string bytes of a message, or "64k", "1m"; beyond it 1009
 ---@field max_frame? integer|string|false bytes of a frame; beyond it 1009; false: only max_message counts
 ---@field messages_per_second? number|string|false beyond it reading pauses

@@ -10,10 +10,15 @@
 
 #include "base/nearest.h"
 
-#define KEY(field, type, initial, min, max, choices, flag, help)                                             \
+#define KEY_ANY(field, type, initial, min, max, choices, flag, help, fixed)                                  \
     {                                                                                                        \
-#field, type, offsetof(struct config, field), initial, min, max, choices, flag, help                 \
+#field, type, offsetof(struct config, field), initial, min, max, choices, flag, help, fixed          \
     }
+#define KEY(field, type, initial, min, max, choices, flag, help)                                             \
+    KEY_ANY(field, type, initial, min, max, choices, flag, help, false)
+/* One that a reload cannot change. */
+#define KEY_FIXED(field, type, initial, min, max, choices, flag, help)                                       \
+    KEY_ANY(field, type, initial, min, max, choices, flag, help, true)
 #define KIB 1024.0
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
@@ -21,22 +26,33 @@
 const struct config_key config_keys[] = {
     KEY(listen, CONFIG_LIST, "127.0.0.1:8080", 0, 0, NULL, 'l',
         "address to serve; repeatable; unix:/path and fd:N too"),
-    KEY(workers, CONFIG_COUNT, "1", 0, CONFIG_WORKERS_MAX, "auto", 'w',
-        "threads that serve; auto: one a processor"),
-    KEY(pin_workers, CONFIG_BOOL, "false", 0, 0, NULL, 0, "each worker runs on one processor only"),
+    KEY_FIXED(workers, CONFIG_COUNT, "1", 0, CONFIG_WORKERS_MAX, "auto", 'w',
+              "threads that serve; auto: one a processor"),
+    KEY_FIXED(pin_workers, CONFIG_BOOL, "false", 0, 0, NULL, 0, "each worker runs on one processor only"),
     KEY(log_level, CONFIG_CHOICE, "info", 0, 0, "debug|info|warn|error", 0, "what to log"),
     KEY(log_format, CONFIG_CHOICE, "text", 0, 0, "text|json", 0, "how to log"),
-    KEY(control, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "control socket for the commands: a path, or @name"),
+    KEY(log_file, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "file to log to; default: standard error"),
+    KEY_FIXED(log_buffer, CONFIG_BYTES, "1m", 64 * KIB, GIB, NULL, 0,
+              "log lines that wait to be written; beyond it they are lost"),
+    KEY(log_repeat, CONFIG_COUNT, "20", 0, 1e6, NULL, 0,
+        "lines of one kind in a second; then they are only counted; 0: off"),
+    KEY(access_log, CONFIG_TEXT, NULL, 0, 0, NULL, 0,
+        "file for a line per request and WebSocket; -: standard output"),
+    KEY_FIXED(control, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "control socket for the commands: a path, or @name"),
     KEY(admin, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "address for metrics and health checks; unix:/path too"),
     KEY(admin_token, CONFIG_SECRET, NULL, 0, 0, NULL, 0,
         "what asks for metrics has to say: Authorization: Bearer TOKEN"),
     KEY(admin_token_file, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "file with that token"),
-    KEY(pid_file, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "file to write the process id to"),
-    KEY(watch, CONFIG_BOOL, "false", 0, 0, NULL, 0, "reload when a file of the script changes"),
+    KEY_FIXED(pid_file, CONFIG_TEXT, NULL, 0, 0, NULL, 0, "file to write the process id to"),
+    KEY_FIXED(user, CONFIG_TEXT, NULL, 0, 0, NULL, 0,
+              "whom root becomes once it listens: NAME or NAME:GROUP"),
+    KEY_FIXED(watch, CONFIG_BOOL, "false", 0, 0, NULL, 0, "reload when a file of the script changes"),
     KEY(max_connections, CONFIG_COUNT, "auto", 0, 1e8, "auto", 0,
         "beyond it 503; auto: the file limit less a reserve"),
     KEY(max_connections_per_address, CONFIG_COUNT, "0", 0, 1e8, NULL, 0,
         "beyond it 429; IPv6 by /64; 0: off"),
+    KEY(max_tls_handshakes, CONFIG_COUNT, "1000", 1, 1e8, NULL, 0,
+        "TLS handshakes under way, process-wide; beyond it closed"),
     KEY(handshakes_per_second, CONFIG_NUMBER, "0", 0, 1e6, NULL, 0, "process-wide; beyond it 503; 0: off"),
     KEY(handshake_timeout, CONFIG_SECONDS, "10", 0.05, 3600, NULL, 0,
         "for a request's head to arrive; then 408"),
@@ -89,6 +105,8 @@ const struct config_key config_keys[] = {
     KEY(rollback_share, CONFIG_NUMBER, "0.1", 0, 1, NULL, 0,
         "of the connections that may fail to move to new code"),
     KEY(drain_timeout, CONFIG_SECONDS, "8", 0, 3600, NULL, 0, "for live connections when stopping"),
+    KEY(stop_delay, CONFIG_SECONDS, "0", 0, 3600, NULL, 0,
+        "told to stop it is not ready any more, but serves on for so long"),
     KEY(max_tasks, CONFIG_COUNT, "100000", 1, 1e8, NULL, 0,
         "suspended handlers, spawned functions and timers, per worker"),
     KEY(max_subscriptions, CONFIG_COUNT, "10000000", 1, 1e9, NULL, 0,
@@ -96,8 +114,8 @@ const struct config_key config_keys[] = {
     KEY(max_subscriptions_per_connection, CONFIG_COUNT, "10000", 1, 1e8, NULL, 0, "of one connection"),
     KEY(vm_memory, CONFIG_BYTES, "512m", 4 * MIB, 64 * GIB, NULL, 0, "for Lua, per worker"),
     KEY(inbox_limit, CONFIG_BYTES, "64m", MIB, 64 * GIB, NULL, 0, "messages on their way to one worker"),
-    KEY(shared_size, CONFIG_BYTES, "64m", MIB, 64 * GIB, NULL, 0,
-        "app.shared; beyond it the least recently used keys go"),
+    KEY_FIXED(shared_size, CONFIG_BYTES, "64m", MIB, 64 * GIB, NULL, 0,
+              "app.shared; beyond it the least recently used keys go"),
     KEY(reassembly_limit, CONFIG_BYTES, "256m", MIB, 64 * GIB, NULL, 0,
         "all messages not yet whole or not yet handled, process-wide"),
     KEY(queue_limit, CONFIG_BYTES, "1g", MIB, 64 * GIB, NULL, 0, "all send queues, process-wide"),
@@ -146,6 +164,44 @@ void config_fini(struct config *c)
             free(*(char **)field);
     }
     memset(c, 0, sizeof *c);
+}
+
+int config_copy_key(struct config *to, const struct config *from, const struct config_key *key)
+{
+    void *field = config_field(to, key);
+    const void *other = (const char *)from + key->offset;
+    struct err e;
+    if (key->type == CONFIG_LIST) {
+        const struct config_list *list = other;
+        config_clear_list(field);
+        for (size_t i = 0; i < list->n; i++)
+            if (config_list_add(field, list->item[i], strlen(list->item[i]), &e) < 0)
+                return -1;
+    } else if (key->type == CONFIG_TEXT || key->type == CONFIG_SECRET) {
+        const char *text = *(char *const *)other;
+        char *copy = text != NULL ? strdup(text) : NULL;
+        if (text != NULL && copy == NULL)
+            return -1;
+        free(*(char **)field);
+        *(char **)field = copy;
+    } else if (key->type == CONFIG_BOOL)
+        *(bool *)field = *(const bool *)other;
+    else if (key->type == CONFIG_SECONDS || key->type == CONFIG_NUMBER)
+        *(double *)field = *(const double *)other;
+    else
+        *(int64_t *)field = *(const int64_t *)other;
+    return 0;
+}
+
+int config_copy(struct config *to, const struct config *from)
+{
+    memset(to, 0, sizeof *to);
+    for (size_t i = 0; i < config_nkeys; i++)
+        if (config_copy_key(to, from, &config_keys[i]) < 0) {
+            config_fini(to);
+            return -1;
+        }
+    return 0;
 }
 
 const struct config_key *config_find(const char *name, size_t len)

@@ -29,10 +29,13 @@ struct config {
     char *control;
     char *pid_file;
     char *admin, *admin_token, *admin_token_file;
+    char *user;
     int64_t workers; /* 0 is auto: one per processor this process may use */
     int64_t log_level, log_format;
+    char *log_file, *access_log;
+    int64_t log_buffer, log_repeat;
     int64_t max_connections; /* 0 is auto: the file limit less a reserve */
-    int64_t max_connections_per_address;
+    int64_t max_connections_per_address, max_tls_handshakes;
     int64_t max_head, max_body, max_frame, max_message, send_limit, read_ahead, vm_memory;
     int64_t reassembly_limit, queue_limit, inbox_limit, shared_size;
     int64_t on_slow; /* enum config_on_slow */
@@ -43,7 +46,7 @@ struct config {
     int64_t max_subscriptions, max_subscriptions_per_connection;
     double handshakes_per_second, messages_per_second;
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, connect_timeout;
-    double drain_timeout, reload_drain;
+    double drain_timeout, stop_delay, reload_drain;
     double handler_budget, load_budget;
     double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
     bool abort_stuck, compression, compression_takeover, gzip, pin_workers, watch;
@@ -70,6 +73,7 @@ struct config_key {
     const char *choices; /* CONFIG_CHOICE: "debug|info|..."; CONFIG_COUNT: a word for 0, e.g. "auto" */
     char flag;           /* one-letter flag or 0 */
     const char *help;
+    bool fixed; /* for as long as the process runs: a reload keeps its value */
 };
 
 extern const struct config_key config_keys[];
@@ -78,6 +82,11 @@ extern const size_t config_nkeys;
 /* Sets every key to its default. 0, or -1 when memory runs out. */
 int config_init(struct config *c);
 void config_fini(struct config *c);
+
+/* Makes *to, which holds nothing yet, the same. 0, or -1 when memory runs out (then it holds nothing). */
+int config_copy(struct config *to, const struct config *from);
+/* The same for one key of *to, which has been filled. */
+int config_copy_key(struct config *to, const struct config *from, const struct config_key *key);
 
 /* The key of that name ('-' counts as '_'), or NULL. */
 const struct config_key *config_find(const char *name, size_t len);

@@ -27,17 +27,21 @@
     X(HANDED_OVER, "tidewire_connections_handed_over_total", "", "counter",                                  \
       "Connections that one worker accepted and gave to another.")                                           \
     X(REFUSED_FULL, "tidewire_connections_refused_total", "reason=\"full\"", "counter",                      \
-      "Connections refused: full is max_connections, address is max_connections_per_address.")               \
+      "Connections refused: full is max_connections, address is max_connections_per_address, tls is "        \
+      "max_tls_handshakes.")                                                                                 \
     X(REFUSED_ADDRESS, "tidewire_connections_refused_total", "reason=\"address\"", "counter", "")            \
-    X(TLS_OK, "tidewire_tls_handshakes_total", "outcome=\"ok\"", "counter", "TLS handshakes.")               \
-    X(TLS_FAILED, "tidewire_tls_handshakes_total", "outcome=\"failed\"", "counter", "")                      \
-    X(TLS_BYTES, "tidewire_tls_bytes", "", "gauge", "Memory of TLS.")                                        \
+    X(REFUSED_TLS, "tidewire_connections_refused_total", "reason=\"tls\"", "counter", "")                    \
     X(REFUSED_ORIGIN, "tidewire_upgrades_refused_total", "reason=\"origin\"", "counter",                     \
       "WebSocket handshakes refused: by origins, by handshakes_per_second (rate), by the script's "          \
       "should_upgrade or middleware, errors included (script).")                                             \
     X(REFUSED_RATE, "tidewire_upgrades_refused_total", "reason=\"rate\"", "counter", "")                     \
     X(REFUSED_SCRIPT, "tidewire_upgrades_refused_total", "reason=\"script\"", "counter", "")                 \
     X(UPGRADES, "tidewire_upgrades_total", "", "counter", "WebSocket handshakes completed.")                 \
+    X(TLS_OK, "tidewire_tls_handshakes_total", "outcome=\"ok\"", "counter", "TLS handshakes.")               \
+    X(TLS_FAILED, "tidewire_tls_handshakes_total", "outcome=\"failed\"", "counter", "")                      \
+    X(TLS_RESUMED, "tidewire_tls_resumed_total", "", "counter", "TLS handshakes that resumed a session.")    \
+    X(TLS_HANDSHAKING, "tidewire_tls_handshaking", "", "gauge", "TLS handshakes under way.")                 \
+    X(TLS_CONNECTIONS, "tidewire_tls_connections", "", "gauge", "Open connections with TLS.")                \
     X(CLIENTS, "tidewire_clients", "", "gauge",                                                              \
       "Connections that scripts have opened, or are opening: what max_clients bounds.")                      \
     X(CLIENT_CONNECTS, "tidewire_client_connects_total", "outcome=\"ok\"", "counter",                        \
@@ -122,6 +126,9 @@
     X(SHARED_KEYS, "tidewire_shared_keys", "", "gauge", "Keys in app.shared.")                               \
     X(SHARED_EVICTIONS, "tidewire_shared_evictions_total", "", "counter",                                    \
       "Keys that app.shared lost because of shared_size.")                                                   \
+    X(LOG_LOST, "tidewire_log_lines_lost_total", "log=\"log\"", "counter",                                   \
+      "Lines that found no room in log_buffer.")                                                             \
+    X(ACCESS_LOST, "tidewire_log_lines_lost_total", "log=\"access\"", "counter", "")                         \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter",                                     \
       "Reloads: taken, going back to the code before included (ok); refused; taken, but too many "           \
       "connections failed to move (rolled_back).")                                                           \

@@ -10,6 +10,7 @@
 
 #include "base/buf.h"
 #include "client/multi.h"
+#include "net/tls.h"
 
 #define CONNECTOR_WHERE_MAX 300
 #define CONNECTOR_WHY_MAX   (CONNECTOR_WHERE_MAX + 100)
@@ -20,13 +21,14 @@ struct connector {
     void *to;
     double timeout;
     struct opening opening;
-    CURL *easy;        /* CONNECTING */
-    bool resolved;     /* libcurl has an address */
-    int socket;        /* the one that libcurl connected and is not to close; -1: none */
-    ev_timer deadline; /* CONNECTING; from then on it is the connection's */
-    ev_prepare stop;   /* CONNECTING: looks whether the server stops, which tells connections only */
-    struct conn *conn; /* from ASKING on */
-    struct buf in;     /* the answer, as far as it is here */
+    struct tlscontext *tls; /* wss://, until there is a connection; a reference */
+    CURL *easy;             /* CONNECTING */
+    bool resolved;          /* libcurl has an address */
+    int socket;             /* the one that libcurl connected and is not to close; -1: none */
+    ev_timer deadline;      /* CONNECTING; from then on it is the connection's */
+    ev_prepare stop;        /* CONNECTING: looks whether the server stops, which tells connections only */
+    struct conn *conn;      /* from ASKING on */
+    struct buf in;          /* the answer, as far as it is here */
     struct opening_answer answer;
     char why[CONNECTOR_WHY_MAX]; /* it has failed */
 };
@@ -54,6 +56,7 @@ static void connector_free(struct connector *k)
         close(k->socket);
     if (k->conn == NULL)
         metrics_sub(k->worker->metrics, METRIC_CLIENTS, 1);
+    tlscontext_unref(k->tls);
     opening_fini(&k->opening);
     buf_fini(&k->in);
     free(k);
@@ -135,9 +138,12 @@ static void connector_on_later(struct conn *c)
     struct connector *k = conn_session(c);
     if (c->state != CONN_OPEN)
         return;
+    char url[OPENING_URL_MAX];
+    opening_url(&k->opening, url);
     const struct connector_result result = {
         .conn = c,
         .head = k->opening.head,
+        .url = url,
         .protocol = k->answer.protocol,
         .terms = k->answer.terms,
         .rest = (const uint8_t *)k->in.data + k->answer.used,
@@ -159,8 +165,12 @@ static void connector_on_later(struct conn *c)
 static void connector_on_eof(struct conn *c)
 {
     struct connector *k = conn_session(c);
-    connector_fail(k, "the server closed the connection %s",
-                   k->in.len == 0 ? "without an answer" : "in the middle of its answer");
+    const char *why = conn_tls(c) != NULL ? tls_why(conn_tls(c)) : "";
+    if (why[0] != '\0')
+        connector_fail(k, "TLS with %.*s: %s", CONNECTOR_WHERE_MAX, k->opening.host, why);
+    else
+        connector_fail(k, "the server closed the connection %s",
+                       k->in.len == 0 ? "without an answer" : "in the middle of its answer");
 }
 
 static void connector_on_timeout(struct conn *c)
@@ -203,12 +213,21 @@ static void connector_ask(struct connector *k, double left)
     if (getpeername(k->socket, (struct sockaddr *)&peer, &len) == 0)
         head_set_remote(head, (const struct sockaddr *)&peer);
     head->id = ++w->request_seq * w->count + (w->index - 1);
-    k->conn = conn_create(w, k->socket, &connector_ops, k);
-    k->socket = -1;
+    struct tls *tls = NULL;
+    if (k->opening.tls) {
+        tls = tls_create(w, k->tls, k->opening.host);
+        k->tls = NULL;
+    }
+    if (tls != NULL || !k->opening.tls) {
+        k->conn = conn_create(w, k->socket, &connector_ops, k, tls);
+        k->socket = -1;
+    }
     if (k->conn == NULL) {
         connector_fail(k, "out of memory");
         return;
     }
+    if (tls != NULL)
+        tls_start(tls);
     k->conn->client = true;
     k->conn->sips = true; /* what is behind the answer's head is kept */
     conn_set_deadline(k->conn, left > 0 ? left : 0);
@@ -316,16 +335,22 @@ static int connector_make_easy(struct connector *k)
     return -1;
 }
 
-static int connector_check(struct worker *w, const struct opening *o, struct err *e)
+static int connector_check(struct worker *w, struct err *e)
 {
     int64_t limit = w->config->max_clients;
-    if (o->tls)
-        return err_set(e, "wss:// is not supported yet");
     if (w->stopping)
         return err_set(e, "the server is stopping");
     if (worker_over_limit(w, METRIC_CLIENTS, limit, 1))
         return err_set(e, "too many connections (max_clients is %lld)", (long long)limit);
     return 0;
+}
+
+static int connector_prepare_tls(struct connector *k, const struct tlscontext_options *o, struct err *e)
+{
+    if (!k->opening.tls)
+        return o == NULL ? 0 : err_set(e, "tls is an option for wss:// only");
+    k->tls = o != NULL ? tlscontext_create_client(o, e) : tlscontext_usual_client(e);
+    return k->tls != NULL ? 0 : -1;
 }
 
 struct connector *connector_start(struct worker *w, const struct connector_options *options,
@@ -344,8 +369,9 @@ struct connector *connector_start(struct worker *w, const struct connector_optio
         free(k);
         return NULL;
     }
-    if (connector_check(w, &k->opening, e) < 0 ||
+    if (connector_check(w, e) < 0 || connector_prepare_tls(k, options->tls, e) < 0 ||
         (connector_make_easy(k) < 0 && err_set(e, "out of memory") < 0)) {
+        tlscontext_unref(k->tls);
         opening_fini(&k->opening);
         free(k);
         return NULL;

@@ -14,13 +14,15 @@
 #include "base/err.h"
 #include "client/opening.h"
 #include "net/conn.h"
+#include "net/tlscontext.h"
 #include "net/worker.h"
 
 struct connector;
 
 struct connector_options {
-    struct opening_options opening; /* borrowed during connector_start */
-    double timeout;                 /* seconds for everything: resolving, connecting, the answer */
+    struct opening_options opening;       /* borrowed during connector_start */
+    double timeout;                       /* seconds for everything: resolving, connecting, the answer */
+    const struct tlscontext_options *tls; /* for wss://; NULL: the usual ones. Likewise borrowed */
 };
 
 /* A WebSocket that is open. All of it is borrowed during on_done.
@@ -32,6 +34,7 @@ struct connector_options {
 struct connector_result {
     struct conn *conn;
     struct head *head; /* the request, with the server's address as the remote one; head_ref keeps it */
+    const char *url;   /* for people (opening_url) */
     int protocol;      /* place among the offers; -1: none */
     struct extensions_terms terms;
     const uint8_t *rest;

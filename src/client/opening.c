@@ -98,13 +98,25 @@ static int take_port(struct opening *o, struct err *e)
     return o->port != 0 ? 0 : refuse_url(e, "port 0");
 }
 
+/* TLS is ours, not libcurl's. */
+static int hide_tls(struct opening *o, struct err *e)
+{
+    char port[8];
+    snprintf(port, sizeof port, "%u", o->port);
+    if (!o->tls || (curl_url_set(o->url, CURLUPART_PORT, port, 0) == CURLUE_OK &&
+                    curl_url_set(o->url, CURLUPART_SCHEME, "http", 0) == CURLUE_OK))
+        return 0;
+    return err_set(e, "out of memory");
+}
+
 static int take_url(struct opening *o, const char *url, struct err *e)
 {
     char quoted[QUOTE_MAX + 4];
     struct buf text = BUF_INIT;
     const char *rest = skip_scheme(url, &o->tls);
     if (rest == NULL)
-        return err_set(e, "bad URL \"%s\": it must begin with ws://", quote(quoted, url, strlen(url)));
+        return err_set(e, "bad URL \"%s\": it must begin with ws:// or wss://",
+                       quote(quoted, url, strlen(url)));
     if (strchr(url, '#') != NULL) /* RFC 6455, 3 */
         return refuse_url(e, "a WebSocket's has no fragment ('#')");
     if (strchr(url, ' ') != NULL)
@@ -121,7 +133,7 @@ static int take_url(struct opening *o, const char *url, struct err *e)
     buf_fini(&text);
     if (rc != CURLUE_OK)
         return refuse_url(e, curl_url_strerror(rc));
-    return take_host(o, e) < 0 || take_port(o, e) < 0 ? -1 : 0;
+    return take_host(o, e) < 0 || take_port(o, e) < 0 ? -1 : hide_tls(o, e);
 }
 
 /* ---- what is asked for ---- */
@@ -345,6 +357,16 @@ void opening_fini(struct opening *o)
     curl_url_cleanup(o->url);
     free(o->host);
     memset(o, 0, sizeof *o);
+}
+
+void opening_url(const struct opening *o, char out[OPENING_URL_MAX])
+{
+    char port[8] = "";
+    const char *path = head_bytes(o->head) + o->head->path.at;
+    if (o->port != (o->tls ? 443 : 80))
+        snprintf(port, sizeof port, ":%u", o->port);
+    snprintf(out, OPENING_URL_MAX, o->literal_v6 ? "%s://[%s]%s%.*s" : "%s://%s%s%.*s", o->tls ? "wss" : "ws",
+             o->host, port, (int)o->head->path.len, path);
 }
 
 void opening_where(const struct opening *o, char *out, size_t size)

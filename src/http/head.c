@@ -11,6 +11,7 @@
 #include <strings.h>
 
 #include "http/percent.h"
+#include "net/tls.h"
 #include <llhttp.h>
 
 /* ---- finding the end ----
@@ -560,8 +561,10 @@ struct head *head_ref(struct head *h)
 
 void head_unref(struct head *h)
 {
-    if (h != NULL && atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) == 1)
-        free(h);
+    if (h == NULL || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    tls_facts_unref(h->tls);
+    free(h);
 }
 
 /* ---- the peer's address ---- */

@@ -51,11 +51,14 @@ enum head_flag {
     HEAD_EXPECT_CONTINUE = 16,
 };
 
+struct tls_facts;
+
 /* One malloc block: this struct, then the fields, then the raw bytes. */
 struct head {
     _Atomic uint32_t refs;
     uint64_t content_length;
     uint64_t id;             /* of the request, unique in this process; the HTTP side sets it */
+    struct tls_facts *tls;   /* of its connection; NULL: plain. The HTTP side sets it; a reference */
     struct head_span target; /* as sent */
     struct head_span path;   /* absolute path, still percent-encoded; "*" for OPTIONS * */
     struct head_span query;  /* after the '?', which is not part of it; empty when there is none */

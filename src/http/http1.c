@@ -18,6 +18,7 @@
 #include "http/reply.h"
 #include "net/peers.h"
 #include "net/proxyline.h"
+#include "net/tls.h"
 
 #define HTTP1_LINGER_S      2.0
 #define HTTP1_STOP_GRACE_S  1.0  /* for a request that was on its way when the server stopped */
@@ -39,6 +40,8 @@ static const struct http1_handler *http1_handler_of(const struct conn *c)
 /* What cannot be read on: the connection ends after this. */
 static void http1_fail(struct conn *c, int status, const char *detail)
 {
+    struct http1 *h = conn_session(c);
+    access_begin(&h->note);
     reply_last(c);
     reply_error(c, status, detail, NULL);
 }
@@ -111,6 +114,7 @@ static void http1_free(struct conn *c, struct http1 *h)
     metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->in.cap);
     buf_fini(&h->in);
     head_unref(h->head);
+    free(h->note);
     free(h);
 }
 
@@ -154,6 +158,8 @@ void http1_done(struct conn *c)
 {
     struct http1 *h = conn_session(c);
     bool put_off = h->request != NULL;
+    if (h->note != NULL)
+        access_request(c, &h->note);
     h->request = NULL;
     h->streaming = false;
     h->mute = false;
@@ -316,9 +322,11 @@ static void http1_begin_body(struct conn *c)
         return;
     }
     h->state = HTTP1_BODY;
-    h->body_left = head->content_length;
     h->body_renewed = 0;
-    memset(&h->chunked, 0, sizeof h->chunked);
+    if (chunked)
+        memset(&h->chunked, 0, sizeof h->chunked);
+    else
+        h->body_left = head->content_length;
     if ((head->flags & HEAD_EXPECT_CONTINUE) && head->minor > 0)
         conn_send(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
     http1_wait(c, c->worker->config->body_timeout);
@@ -348,16 +356,13 @@ static void http1_on_head(struct conn *c, const char *data, size_t len)
     struct http1 *h = conn_session(c);
     struct head_fault fault;
     h->mute = http1_begins_with_head(data, len);
-    if (http1_is_stopping(c)) {
-        http1_fail(c, 503, "The server is stopping.");
-        return;
-    }
     if (head_parse(data, len, &h->head, &fault) < 0) {
         h->head = NULL;
         http1_fail(c, fault.status, fault.reason);
         return;
     }
     http1_set_remote(c, h);
+    h->head->tls = c->secure ? tls_facts_ref(tls_facts(conn_tls(c))) : NULL;
     h->head->id = ++c->worker->request_seq * c->worker->count + (c->worker->index - 1);
     metrics_add(c->worker->metrics, METRIC_HTTP_REQUESTS, 1);
     memset(&h->scan, 0, sizeof h->scan);
@@ -407,6 +412,7 @@ static size_t http1_read_head(struct conn *c, const uint8_t *data, size_t len)
     struct http1 *h = conn_session(c);
     size_t before = h->in.len;
     if (before == 0) {
+        access_begin(&h->note);
         size_t end = http1_find_head(c, data, len);
         if (end > 0) {
             http1_on_head(c, (const char *)data, end);
@@ -465,10 +471,14 @@ static void http1_on_proxyline(struct conn *c, const struct proxyline *line)
     if (source->sa_family != AF_UNSPEC)
         http1_set_peer(h, source);
     int refusal = admission_of_address(c->worker, &h->peer.any, &c->timer.user, &detail);
-    if (refusal != 0)
+    if (refusal != 0 && c->secure)
+        conn_close(c);
+    else if (refusal != 0)
         http1_fail(c, refusal, detail);
     else
         http1_wait(c, c->worker->config->handshake_timeout);
+    if (conn_tls(c) != NULL)
+        tls_start(conn_tls(c));
 }
 
 static void http1_refuse_proxy(struct conn *c, const char *why)
@@ -509,9 +519,11 @@ static size_t http1_on_data(struct conn *c, uint8_t *data, size_t len)
     uint64_t end_of_turn = 0; /* not asked for until there is a second request */
     while (at < len && c->state == CONN_OPEN && c->ops == &http1_ops) {
         const struct http1 *h = conn_session(c);
-        if (h->state == HTTP1_PROXYLINE)
+        if (h->state == HTTP1_PROXYLINE) {
             at += http1_read_proxyline(c, data + at, len - at);
-        else if (h->state == HTTP1_ASKED)
+            if (c->secure)
+                return at; /* what follows is not plain */
+        } else if (h->state == HTTP1_ASKED)
             return at + http1_keep_early(c, data + at, len - at);
         else if (h->state == HTTP1_BODY)
             at += http1_read_body(c, data + at, len - at);
@@ -596,6 +608,10 @@ static void http1_renew_keep_alive(struct conn *c)
 static void http1_on_timeout(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
+    if (conn_is_shaking_hands(c)) {
+        conn_close(c);
+        return;
+    }
     if (!http1_is_stopping(c))
         http1_renew_keep_alive(c);
     if (c->out.bytes > 0) {
@@ -605,7 +621,7 @@ static void http1_on_timeout(struct conn *c)
         conn_close(c);
     else if (h->request != NULL)
         http1_on_wait(c);
-    else if (!http1_is_too_late(c) && !http1_is_stopping(c))
+    else if (!http1_is_too_late(c) && (!http1_is_stopping(c) || h->state == HTTP1_BODY))
         http1_wait_on(c);
     else if (h->state == HTTP1_PROXYLINE)
         http1_refuse_proxy(c, "did not send its PROXY protocol within proxy_timeout");
@@ -619,10 +635,14 @@ static void http1_on_timeout(struct conn *c)
                                           : "The request's headers did not arrive within handshake_timeout.");
 }
 
+/* A request that is under way is answered yet, and so is one that has arrived and was not read. */
 static void http1_on_stop(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    if (h->request == NULL || (h->needs_peer && !h->streaming))
+    bool deciding = h->request != NULL && h->needs_peer && !h->streaming;
+    if (h->state == HTTP1_HEAD && h->answered && h->in.len == 0 && !conn_has_input(c))
+        conn_finish(c, HTTP1_LINGER_S);
+    else if (deciding || h->state == HTTP1_HEAD || h->state == HTTP1_PROXYLINE)
         conn_set_deadline(c, HTTP1_STOP_GRACE_S);
 }
 
@@ -643,6 +663,8 @@ static void http1_on_later(struct conn *c)
 static void http1_on_dead(struct conn *c)
 {
     struct http1 *h = conn_session(c);
+    if (h->note != NULL)
+        access_request(c, &h->note);
     http1_give_up_request(c);
     if (h->refused)
         atomic_fetch_sub(&http1_refused, 1);
@@ -680,29 +702,52 @@ static bool http1_is_trusted(const struct worker *w, const struct sockaddr *peer
     return false;
 }
 
-void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool proxied)
+/* Whether one more may begin a TLS handshake. */
+static bool http1_may_shake_hands(const struct worker *w)
+{
+    if (!worker_over_limit(w, METRIC_TLS_HANDSHAKING, w->config->max_tls_handshakes, 1))
+        return true;
+    metrics_add(w->metrics, METRIC_REFUSED_TLS, 1);
+    return false;
+}
+
+/* The connection, with its TLS. NULL: it is not to be, and nothing is left of it. */
+static struct conn *http1_open(struct worker *w, int fd, struct http1 *h, struct spread_how how)
+{
+    struct tls *tls = NULL;
+    if (how.tls != NULL && h != NULL && http1_may_shake_hands(w))
+        tls = tls_create(w, tlscontext_ref(how.tls), NULL);
+    if (h == NULL || (how.tls != NULL && tls == NULL)) {
+        close(fd);
+        return NULL;
+    }
+    struct conn *c = conn_create(w, fd, &http1_ops, h, tls);
+    if (c != NULL && tls != NULL && !how.proxied)
+        tls_start(tls);
+    return c;
+}
+
+void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, struct spread_how how)
 {
     uint32_t place = 0;
     const char *detail;
     int refusal = admission_to_server(w, atomic_load(&http1_refused), &detail);
-    if (refusal == 0 && !proxied)
+    if (refusal == 0 && !how.proxied)
         refusal = admission_of_address(w, peer, &place, &detail);
-    bool slack = refusal == 0 || atomic_load(&http1_refused) < HTTP1_REFUSAL_SLACK;
-    struct http1 *h = slack && (!proxied || http1_is_trusted(w, peer)) ? http1_create(peer, proxied) : NULL;
-    struct conn *c = NULL;
-    if (h == NULL)
-        close(fd);
-    else
-        c = conn_create(w, fd, &http1_ops, h);
+    bool slack = refusal == 0 || (atomic_load(&http1_refused) < HTTP1_REFUSAL_SLACK && how.tls == NULL);
+    bool trusted = !how.proxied || http1_is_trusted(w, peer);
+    struct http1 *h = slack && trusted ? http1_create(peer, how.proxied) : NULL;
+    struct conn *c = http1_open(w, fd, h, how);
+    tlscontext_unref(how.tls);
     if (c == NULL) {
         free(h);
         peers_leave(place);
         return;
     }
     c->timer.user = place;
-    http1_wait(c, w->stopping ? HTTP1_STOP_GRACE_S
-                  : proxied   ? w->config->proxy_timeout
-                              : w->config->handshake_timeout);
+    http1_wait(c, w->stopping   ? HTTP1_STOP_GRACE_S
+                  : how.proxied ? w->config->proxy_timeout
+                                : w->config->handshake_timeout);
     if (refusal != 0) {
         h->refused = true;
         atomic_fetch_add(&http1_refused, 1);

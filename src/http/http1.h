@@ -35,12 +35,15 @@ struct http1_handler {
     void (*on_gone)(struct conn *c, void *request);
     /* What was streamed for it has left the queue. */
     void (*on_drained)(struct conn *c, void *request);
+    /* The pattern of the route that a request is for, for the access log; NULL: none. `request` is what it
+     * was put off with, or NULL. May be NULL. */
+    const char *(*route_of)(const struct conn *c, const struct head *head, void *request);
 };
 
 /* worker_hooks.on_accept: starts a connection in its HTTP phase, or refuses it. One that is `proxied` comes
  * from a trusted proxy and begins with the PROXY protocol, which tells the client's address; any other is
- * closed. */
-void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
+ * closed. One with TLS that is refused is closed without a word, which would cost more than it is worth. */
+void http1_on_accept(struct worker *w, int fd, const struct sockaddr *peer, struct spread_how how);
 
 /* The answer comes later: within `seconds`, or it is a 503; 0 is no such limit. With `needs_peer` the request
  * is off when the peer ends its side, not only when it has gone. `request` is not NULL. */

@@ -32,10 +32,12 @@ struct bind_connect {
 
 /* ---- options ---- */
 
-/* What is in the table of headers. */
+/* What is in the tables of headers and of tls; the texts stay in the script's tables. */
 struct bind_connect_fields {
     struct opening_field field[BIND_CONNECT_FIELDS];
     size_t n;
+    bool has_tls;
+    struct tlscontext_options tls;
 };
 
 /* Name and value are at the top; both stay in the script's table. */
@@ -62,6 +64,41 @@ static void bind_connect_set_headers(lua_State *L, struct bind_connect_fields *f
 }
 
 /* Name and value are at the top. */
+static void bind_connect_set_tls_option(lua_State *L, struct tlscontext_options *o)
+{
+    const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "";
+    bool verify = strcmp(name, "verify") == 0;
+    const char **file = strcmp(name, "ca") == 0     ? &o->ca
+                        : strcmp(name, "cert") == 0 ? &o->pair[0].cert
+                        : strcmp(name, "key") == 0  ? &o->pair[0].key
+                                                    : NULL;
+    if (!verify && file == NULL)
+        luaL_error(L, "app.connect: tls: unknown option %s; there are ca, cert, key and verify",
+                   luaL_tolstring(L, -2, NULL));
+    if (lua_type(L, -1) != (verify ? LUA_TBOOLEAN : LUA_TSTRING))
+        luaL_error(L, "app.connect: tls: %s is a %s, not %s", name, luaL_typename(L, -1),
+                   verify ? "true or false" : "the path of a file");
+    if (verify)
+        o->no_verify = !lua_toboolean(L, -1);
+    else
+        *file = lua_tostring(L, -1);
+}
+
+static void bind_connect_set_tls(lua_State *L, struct bind_connect_fields *f)
+{
+    struct tlscontext_options *o = &f->tls;
+    if (!lua_istable(L, -1))
+        luaL_error(L, "app.connect: tls is a %s, not a table, as in {ca = \"ca.pem\"}", luaL_typename(L, -1));
+    f->has_tls = true;
+    lua_pushnil(L);
+    for (; lua_next(L, -2) != 0; lua_pop(L, 1))
+        bind_connect_set_tls_option(L, o);
+    if ((o->pair[0].cert == NULL) != (o->pair[0].key == NULL))
+        luaL_error(L, "app.connect: tls: cert and key come together");
+    o->npairs = o->pair[0].cert != NULL;
+}
+
+/* Name and value are at the top. */
 static void bind_connect_set(lua_State *L, struct bind_connect *b, struct config *scratch,
                              struct bind_connect_fields *f)
 {
@@ -76,8 +113,10 @@ static void bind_connect_set(lua_State *L, struct bind_connect *b, struct config
         bind_options_list(L, &b->protocols, "app.connect", name, bind_options_check_protocol);
     else if (strcmp(name, "headers") == 0)
         bind_connect_set_headers(L, f);
+    else if (strcmp(name, "tls") == 0)
+        bind_connect_set_tls(L, f);
     else
-        bind_options_raise_unknown(L, "app.connect", name, "headers, protocols, timeout");
+        bind_options_raise_unknown(L, "app.connect", name, "headers, protocols, timeout, tls");
 }
 
 /* ---- the attempt ---- */
@@ -178,7 +217,7 @@ static bool bind_connect_start(lua_State *L, struct bind_connect *b, int self, i
 {
     struct config scratch = *b->vm->config;
     struct bind_connect_fields *fields = lua_newuserdatauv(L, sizeof *fields, 0);
-    fields->n = 0;
+    memset(fields, 0, sizeof *fields);
     lua_pushnil(L);
     for (; function == 3 && lua_next(L, 2) != 0; lua_pop(L, 1))
         bind_connect_set(L, b, &scratch, fields);
@@ -193,6 +232,7 @@ static bool bind_connect_start(lua_State *L, struct bind_connect *b, int self, i
                     .nprotocols = b->protocols != NULL ? b->protocols->n : 0,
                     .want = &b->offered},
         .timeout = scratch.connect_timeout,
+        .tls = fields->has_tls ? &fields->tls : NULL,
     };
     b->attempt = connector_start(b->vm->home, &o, bind_connect_on_done, b, e);
     if (b->attempt == NULL)

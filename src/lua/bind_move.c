@@ -16,7 +16,7 @@ static void bind_move_copy(lua_State *L, const struct session *s, const char *wh
     struct log_context about = live_about(s);
     struct bind_value_dropped dropped;
     enum bind_value_result result =
-        bind_value_copy_what_can(L, lua_gettop(L), what, (size_t)vm->config->max_state, out, &dropped);
+        bind_value_copy_what_can(L, lua_gettop(L), what, (size_t)vm->home->config->max_state, out, &dropped);
     if (result != BIND_VALUE_DONE)
         luaL_error(L, "%s: %s", what,
                    result == BIND_VALUE_TOO_LARGE ? "larger than max_state" : "out of memory");

@@ -18,6 +18,7 @@
 #include "lua/bind_json.h"
 #include "lua/bind_misuse.h"
 #include "lua/bind_ws.h"
+#include "net/tls.h"
 #include "script/dispatch.h"
 #include "script/pace.h"
 #include "script/vm.h"
@@ -223,6 +224,36 @@ struct bind_req_field {
     enum bind_req_slot slot; /* where it is kept once it was made, so that changes to a table stay */
 };
 
+static void bind_req_set_text(lua_State *L, const char *name, const char *text)
+{
+    lua_pushstring(L, text); /* nil for NULL */
+    lua_setfield(L, -2, name);
+}
+
+/* req.tls: what was agreed on; nil for a plain connection. */
+static void bind_req_push_tls(lua_State *L, const struct head *head)
+{
+    const struct tls_facts *f = head->tls;
+    if (f == NULL) {
+        lua_pushnil(L);
+        return;
+    }
+    lua_createtable(L, 0, 5);
+    bind_req_set_text(L, "version", f->version);
+    bind_req_set_text(L, "cipher", f->cipher);
+    bind_req_set_text(L, "server_name", f->server_name);
+    lua_pushboolean(L, f->resumed);
+    lua_setfield(L, -2, "resumed");
+    if (f->subject == NULL)
+        return;
+    lua_createtable(L, 0, 4);
+    bind_req_set_text(L, "subject", f->subject);
+    bind_req_set_text(L, "issuer", f->issuer);
+    bind_req_set_text(L, "serial", f->serial);
+    bind_req_set_text(L, "fingerprint", f->fingerprint);
+    lua_setfield(L, -2, "client");
+}
+
 static const struct bind_req_field bind_req_fields[] = {
     {"method", bind_req_push_method, BIND_REQ_NOT_KEPT},
     {"path", bind_req_push_path, BIND_REQ_NOT_KEPT},
@@ -235,6 +266,7 @@ static const struct bind_req_field bind_req_fields[] = {
     {"cookies", bind_req_push_cookies, BIND_REQ_COOKIES},
     {"body", bind_req_push_body, BIND_REQ_BODY},
     {"id", bind_req_push_id, BIND_REQ_NOT_KEPT},
+    {"tls", bind_req_push_tls, BIND_REQ_NOT_KEPT},
 };
 #define BIND_REQ_FIELDS (sizeof bind_req_fields / sizeof bind_req_fields[0])
 

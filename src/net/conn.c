@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "net/peers.h"
+#include "net/tls.h"
 #include "net/worker.h"
 
 #define CONN_IOV 64
@@ -60,6 +61,10 @@ static void conn_rewatch(struct conn *c, bool blocked)
 {
     bool read = !c->holds && !c->paused && !(blocked && c->out.bytes > CONN_READ_STOP);
     conn_watch(c, (read ? EV_READ : 0) | (blocked ? EV_WRITE : 0));
+    if (read && c->secure && c->state == CONN_OPEN && tls_is_over(c->tls[0])) {
+        ev_feed_event(c->worker->loop, &c->io, EV_READ); /* the socket may have no more to say */
+        worker_poll(c->worker);
+    }
 }
 
 static bool conn_is_blocked(const struct conn *c)
@@ -151,20 +156,40 @@ static void conn_got(struct conn *c, uint8_t *data, size_t n)
         conn_given(c);
 }
 
-static void conn_read(struct conn *c)
+/* Whether bytes are sealed on their way out, and opened on their way in. */
+static bool conn_is_sealing(const struct conn *c)
 {
-    uint8_t *to = NULL;
-    size_t room = c->state == CONN_OPEN && c->ops->on_room != NULL ? c->ops->on_room(c, &to) : 0;
-    if (room == 0) {
-        to = c->worker->input;
-        room = c->sips ? CONN_SIP : WORKER_INPUT;
-    }
-    ssize_t n = recv(c->io.fd, to, room, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (n > 0)
-        conn_got(c, to, (size_t)n);
-    else if (c->state == CONN_OPEN && n == 0) {
+    return c->secure && tls_is_started(c->tls[0]);
+}
+
+bool conn_is_shaking_hands(const struct conn *c)
+{
+    return conn_is_sealing(c) && !tls_is_ready(c->tls[0]);
+}
+
+/* Input is thrown away once the connection is not OPEN: nobody opens it then. */
+static ssize_t conn_recv(const struct conn *c, uint8_t *to, size_t room)
+{
+    if (conn_is_sealing(c) && (c->state == CONN_OPEN || conn_is_shaking_hands(c)))
+        return tls_recv(c->tls[0], c->io.fd, to, room);
+    return recv(c->io.fd, to, room, 0);
+}
+
+/* TLS has failed: tries to have the peer hear why. What it has sent is read first, or the end of the socket
+ * would be a reset, which overtakes the alert. */
+static void conn_tell_alert(const struct conn *c)
+{
+    tls_send(c->tls[0], c->io.fd, NULL, 0);
+    shutdown(c->io.fd, SHUT_WR);
+    recv(c->io.fd, c->worker->input, WORKER_INPUT, 0);
+}
+
+/* recv has failed (-1) or come to the peer's end (0). */
+static void conn_on_end(struct conn *c, ssize_t n)
+{
+    if (n < 0 && errno == EPROTO && c->secure)
+        conn_tell_alert(c);
+    if (c->state == CONN_OPEN && n == 0) {
         c->ops->on_eof(c);
         assert(c->state != CONN_OPEN || c->paused);
     } else if (c->state == CONN_FLUSHING && n == 0)
@@ -177,24 +202,70 @@ static void conn_read(struct conn *c)
         conn_close(c);
 }
 
+/* What comes before TLS stays with the kernel until it is known how much that is. */
+static void conn_read_before_tls(struct conn *c)
+{
+    struct worker *w = c->worker;
+    ssize_t n = recv(c->io.fd, w->input, CONN_SIP, MSG_PEEK);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        conn_on_end(c, n);
+        return;
+    }
+    size_t used = c->ops->on_data(c, w->input, (size_t)n);
+    if (c->state != CONN_DEAD && used > 0)
+        recv(c->io.fd, w->input, used, 0);
+}
+
+static void conn_mark_dirty(struct conn *c);
+
+static void conn_read(struct conn *c)
+{
+    uint8_t *to = NULL;
+    size_t room = c->state == CONN_OPEN && c->ops->on_room != NULL ? c->ops->on_room(c, &to) : 0;
+    if (room == 0) {
+        to = c->worker->input;
+        room = !c->sips ? WORKER_INPUT : c->secure ? CONN_SIP + TLS_SLACK : CONN_SIP;
+    }
+    ssize_t n = conn_recv(c, to, room);
+    if (c->secure && (c->out.bytes > 0 || tls_has_sealed(c->tls[0])))
+        conn_mark_dirty(c); /* the handshake goes on, or it is over and what waited for it can leave */
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n > 0)
+        conn_got(c, to, (size_t)n);
+    else
+        conn_on_end(c, n);
+}
+
 static void conn_on_io(struct ev_loop *loop, ev_io *io, int revents)
 {
     (void)loop;
     struct conn *c = LIST_ENTRY(io, struct conn, io);
     if (revents & EV_WRITE)
         conn_flush(c);
-    if ((revents & EV_READ) && c->state != CONN_DEAD)
-        conn_read(c);
+    if ((revents & EV_READ) && c->state != CONN_DEAD) {
+        if (c->secure && !conn_is_sealing(c))
+            conn_read_before_tls(c);
+        else
+            conn_read(c);
+    }
     if (c->worker->fresh > WORKER_FRESH && !c->worker->due)
         worker_send_fresh(c->worker);
 }
 
-struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session)
+struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session, struct tls *tls)
 {
-    struct conn *c = calloc(1, sizeof *c);
+    struct conn *c = calloc(1, sizeof *c + (tls != NULL ? sizeof c->tls[0] : 0));
     if (c == NULL) {
+        tls_destroy(tls);
         close(fd);
         return NULL;
+    }
+    if (tls != NULL) {
+        c->secure = true;
+        c->tls[0] = tls;
     }
     c->worker = w;
     c->id = ++w->conn_seq * w->count + (w->index - 1);
@@ -241,8 +312,18 @@ static void conn_taken(struct conn *c, size_t n, size_t queue)
         c->ops->on_sent(c, n);
 }
 
-/* Writes the queue and what is to go behind it. Returns how much of that the kernel took; what is wrong with
- * the socket is for conn_flush to find out. */
+/* As sendmsg(2). One piece is the rule, and cheaper without the vector. */
+static ssize_t conn_write(const struct conn *c, struct iovec *iov, int count)
+{
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
+    if (conn_is_sealing(c))
+        return tls_send(c->tls[0], c->io.fd, iov, count);
+    return count == 1 ? send(c->io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                      : sendmsg(c->io.fd, &msg, MSG_NOSIGNAL);
+}
+
+/* Writes the queue and what is to go behind it. Returns how much of that the kernel took, or TLS, which takes
+ * it bit by bit; what is wrong with the socket is for conn_flush to find out. */
 static size_t conn_write_behind(struct conn *c, const void *data, size_t len)
 {
     struct iovec iov[CONN_IOV];
@@ -250,8 +331,7 @@ static size_t conn_write_behind(struct conn *c, const void *data, size_t len)
     if (conn_is_blocked(c) || count == CONN_IOV)
         return 0;
     iov[count] = (struct iovec){.iov_base = (void *)data, .iov_len = len};
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count + 1};
-    ssize_t n = sendmsg(c->io.fd, &msg, MSG_NOSIGNAL);
+    ssize_t n = conn_write(c, iov, count + 1);
     if (n <= 0)
         return 0;
     size_t queue = (size_t)n < c->out.bytes ? (size_t)n : c->out.bytes;
@@ -268,7 +348,11 @@ int conn_send(struct conn *c, const void *data, size_t len)
 
 int conn_send_at_once(struct conn *c, const void *data, size_t len)
 {
-    size_t taken = len > CONN_COPY_MAX && c->state == CONN_OPEN ? conn_write_behind(c, data, len) : 0;
+    size_t taken = 0, n = 1;
+    while (len - taken > CONN_COPY_MAX && n > 0 && c->state == CONN_OPEN && (taken == 0 || c->secure)) {
+        n = conn_write_behind(c, (const uint8_t *)data + taken, len - taken);
+        taken += n;
+    }
     return taken == len ? 0 : conn_send(c, (const uint8_t *)data + taken, len - taken);
 }
 
@@ -290,15 +374,25 @@ static void conn_linger(struct conn *c)
     conn_watch(c, EV_READ);
 }
 
+/* Whether there is anything for the socket; at the end of all, TLS's own end. */
+static bool conn_has_output(const struct conn *c)
+{
+    if (c->out.bytes > 0 || !c->secure)
+        return c->out.bytes > 0;
+    if (c->state == CONN_FLUSHING)
+        tls_end(c->tls[0]);
+    return tls_has_sealed(c->tls[0]);
+}
+
 void conn_flush(struct conn *c)
 {
-    while (c->out.bytes > 0) {
+    while (conn_has_output(c)) {
         struct iovec iov[CONN_IOV];
-        int count = outq_peek(&c->out, iov, CONN_IOV);
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
-        /* One piece is the rule, and cheaper without the vector. */
-        ssize_t n = count == 1 ? send(c->io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-                               : sendmsg(c->io.fd, &msg, MSG_NOSIGNAL);
+        ssize_t n = conn_write(c, iov, outq_peek(&c->out, iov, CONN_IOV));
+        if (n < 0 && errno == EINPROGRESS && c->secure) {
+            conn_rewatch(c, false); /* the peer's part of the handshake is next */
+            return;
+        }
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {
@@ -311,7 +405,8 @@ void conn_flush(struct conn *c)
             conn_close(c);
             return;
         }
-        conn_taken(c, (size_t)n, (size_t)n);
+        if (n > 0)
+            conn_taken(c, (size_t)n, (size_t)n);
     }
     if (c->state == CONN_FLUSHING)
         conn_linger(c);
@@ -342,6 +437,8 @@ void conn_close(struct conn *c)
     wheel_remove(&c->timer);
     ev_io_stop(w->loop, &c->io);
     close(c->io.fd);
+    tls_destroy(conn_tls(c));
+    c->secure = false;
     peers_leave(c->timer.user);
     if (c->client)
         metrics_sub(w->metrics, METRIC_CLIENTS, 1);
@@ -378,6 +475,12 @@ bool conn_peer_gone(const struct conn *c, bool or_half)
 {
     struct pollfd p = {.fd = c->io.fd, .events = or_half ? POLLRDHUP : 0};
     return poll(&p, 1, 0) > 0 && p.revents != 0; /* POLLHUP and POLLERR come unasked */
+}
+
+bool conn_has_input(const struct conn *c)
+{
+    struct pollfd p = {.fd = c->io.fd, .events = POLLIN};
+    return c->holds || poll(&p, 1, 0) > 0;
 }
 
 void conn_on_deadline(struct wheel_item *item, void *arg)

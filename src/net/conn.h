@@ -28,6 +28,7 @@
 #define CONN_SIP       (16 * 1024) /* read at once from a connection that sips */
 
 struct conn;
+struct tls;
 struct worker;
 
 /* What the protocol above does with a connection. Each may call conn_send, conn_finish and conn_close. */
@@ -43,8 +44,8 @@ struct conn_ops {
     void (*on_eof)(struct conn *c);
     /* The deadline passed. OPEN and FLUSHING; FLUSHING should close. */
     void (*on_timeout)(struct conn *c);
-    /* The kernel has taken `n` more bytes of the send queue; while tell_sent is set. May be called from
-     * within conn_flush, hence anywhere: must not enter Lua. May be NULL. */
+    /* The kernel has taken `n` more bytes of the send queue, or TLS has sealed them; while tell_sent is set.
+     * May be called from within conn_flush, hence anywhere: must not enter Lua. May be NULL. */
     void (*on_sent)(struct conn *c, size_t n);
     /* The server stops: take leave. OPEN only. */
     void (*on_stop)(struct conn *c);
@@ -76,7 +77,15 @@ struct conn {
     bool tell_drained : 1; /* ask for on_later once, when the queue has emptied */
     bool tell_sent : 1;    /* call on_sent */
     bool client : 1;       /* a script has opened it: counts against max_clients until it is DEAD */
+    bool secure : 1;       /* there is a `tls`, whose memory a plain connection does not have */
+    struct tls *tls[];
 };
+
+/* Its TLS; NULL: it is plain. */
+static inline struct tls *conn_tls(const struct conn *c)
+{
+    return c->secure ? c->tls[0] : NULL;
+}
 
 /* The protocol's own state. */
 static inline void *conn_session(const struct conn *c)
@@ -96,8 +105,14 @@ static inline bool conn_is_reading(const struct conn *c)
     return (c->io.events & EV_READ) != 0 && !c->holds;
 }
 
-/* Starts a connection on `fd`, which it takes over. NULL when memory runs out (then fd is closed). */
-struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session);
+/* Starts a connection on `fd`, which it takes over, and `tls` (NULL: plain). Its input is plain until
+ * tls_start; then on_data must have taken no byte of what is behind. NULL when memory runs out (then fd is
+ * closed). */
+struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, void *session,
+                         struct tls *tls);
+
+/* Whether its TLS handshake is still to come to an end: nothing can be said to the peer. */
+bool conn_is_shaking_hands(const struct conn *c);
 
 /* Adds bytes to the send queue; they leave at the end of the loop iteration. Ignored unless OPEN. 0, or -1
  * when memory ran out: the connection is then closed. */
@@ -131,6 +146,9 @@ void conn_resume(struct conn *c, const void *data, size_t len);
 /* Whether the peer has gone, as far as the kernel knows, also when there is input before the end; with
  * `or_half`, whether it has ended its side. For a connection that is not being read. A system call. */
 bool conn_peer_gone(const struct conn *c, bool or_half);
+
+/* Whether there is something to read that has not been given to on_data, or the peer's end. A system call. */
+bool conn_has_input(const struct conn *c);
 
 /* Asks for ops->on_later once. Not from ops->on_dead. */
 void conn_later(struct conn *c);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -15,22 +16,24 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "net/listenspec.h"
+#include "net/tlscontext.h"
 #include "net/unixsock.h"
 #include "net/worker.h"
 
 #define LISTENER_BACKLOG 4096
 #define LISTENER_BATCH   64  /* connections accepted in one go, so that the others are served too */
 #define LISTENER_PAUSE_S 0.5 /* rest when the process is out of descriptors */
+#define LISTENER_LEAVE_S 1.0 /* for what was connecting when an address is left */
 
-/* What stands before an address whose connections begin with the PROXY protocol. */
-#define LISTENER_PROXY "proxy:"
-#define LISTENER_FD    "fd:"
+#define LISTENER_FD "fd:"
 
 /* One socket that a worker accepts from. */
 struct listener {
-    const struct listener_set *set;
+    struct listener_set *set;
     ev_io io;
-    ev_timer pause;
+    ev_timer pause, leave;
+    struct listener_order *leaving; /* sent back when it has left; NULL: it stays */
     struct worker *worker;
     struct worker *owner; /* the worker itself, or the one it stands in for */
     struct list link;
@@ -55,13 +58,6 @@ static int listener_parse_unix(const char *path, struct listener_address *a, str
     memcpy(un->sun_path, path, strlen(path) + 1);
     a->len = sizeof *un;
     return 0;
-}
-
-static const char *listener_skip_proxy(const char *spec, bool *proxied)
-{
-    size_t n = strlen(LISTENER_PROXY);
-    *proxied = strncmp(spec, LISTENER_PROXY, n) == 0;
-    return *proxied ? spec + n : spec;
 }
 
 /* The number in "fd:3"; -1 when it is none. */
@@ -116,19 +112,41 @@ static int listener_parse(const char *spec, struct listener_address *a, struct e
     return 0;
 }
 
-int listener_check(const char *spec, struct err *e)
+static int listener_make_tls(const char *text, const struct listenspec *spec, struct tlscontext **out,
+                             struct err *e)
 {
+    *out = spec->secure ? tlscontext_create_server(&spec->tls, e) : NULL;
+    return spec->secure && *out == NULL ? err_prefix(e, "listen \"%s\": ", text) : 0;
+}
+
+int listener_load_tls(const char *text, struct tlscontext **out, struct err *e)
+{
+    struct listenspec spec;
+    if (listenspec_parse(&spec, text, e) < 0)
+        return -1;
+    int rc = listener_make_tls(text, &spec, out, e);
+    listenspec_fini(&spec);
+    return rc;
+}
+
+int listener_check(const char *text, struct err *e)
+{
+    struct listenspec spec;
     struct listener_address a;
-    bool proxied;
-    return listener_parse(listener_skip_proxy(spec, &proxied), &a, e);
+    struct tlscontext *tls;
+    if (listenspec_parse(&spec, text, e) < 0)
+        return -1;
+    int rc = listener_parse(spec.address, &a, e) < 0 ? -1 : listener_make_tls(text, &spec, &tls, e);
+    listenspec_fini(&spec);
+    if (rc == 0)
+        tlscontext_unref(tls);
+    return rc;
 }
 
 bool listener_is_local(const char *spec)
 {
     struct listener_address a;
     struct err e;
-    bool proxied;
-    spec = listener_skip_proxy(spec, &proxied);
     if (listener_parse(spec, &a, &e) < 0)
         return false;
     if (strncmp(spec, LISTENER_FD, strlen(LISTENER_FD)) == 0) {
@@ -174,7 +192,8 @@ static bool listener_set_keepalive(int fd)
            setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count) == 0;
 }
 
-static int listener_socket(const struct listener_address *a, bool first)
+/* The first one of an address is `alone`: bound without SO_REUSEPORT. */
+static int listener_socket(const struct listener_address *a, bool alone)
 {
     int on = 1;
     bool tcp = a->sa.ss_family != AF_UNIX;
@@ -185,10 +204,10 @@ static int listener_socket(const struct listener_address *a, bool first)
     bool ok =
         !tcp || (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
                  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 && listener_set_keepalive(fd));
-    if (ok && !first)
+    if (ok && !alone)
         ok = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0;
     ok = ok && bind(fd, (const struct sockaddr *)&a->sa, a->len) == 0;
-    if (ok && first && tcp)
+    if (ok && alone && tcp)
         ok = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0;
     if (ok && listen(fd, LISTENER_BACKLOG) == 0)
         return fd;
@@ -251,11 +270,10 @@ static int listener_adopt(struct listener_set *set, const char *spec, struct err
     return 0;
 }
 
-int listener_bind(struct listener_set *set, const char *spec, size_t count, struct err *e)
+static int listener_bind_address(struct listener_set *set, const char *spec, size_t count, bool beside,
+                                 struct err *e)
 {
     struct listener_address a;
-    memset(set, 0, sizeof *set);
-    spec = listener_skip_proxy(spec, &set->proxied);
     if (listener_parse(spec, &a, e) < 0)
         return -1;
     if (strncmp(spec, LISTENER_FD, strlen(LISTENER_FD)) == 0)
@@ -268,23 +286,117 @@ int listener_bind(struct listener_set *set, const char *spec, size_t count, stru
     if (set->fds == NULL)
         return err_set(e, "out of memory");
     for (size_t i = 0; i < count; i++) {
-        int fd = listener_socket(&a, i == 0);
+        int fd = listener_socket(&a, i == 0 && !beside);
         if (fd < 0) {
             listener_refused(spec, e);
-            listener_release(set);
             return -1;
         }
         set->fds[set->nfds++] = fd;
         a.len = sizeof a.sa;
-        if (i == 0 && getsockname(fd, (struct sockaddr *)&a.sa, &a.len) < 0) {
-            listener_release(set);
+        if (i == 0 && getsockname(fd, (struct sockaddr *)&a.sa, &a.len) < 0)
             return err_set(e, "cannot listen on %s: %s", spec, strerror(errno));
-        }
     }
     listener_name(set, &a);
     if (a.sa.ss_family == AF_UNIX)
         set->unix_path = strdup(spec + 5);
     return 0;
+}
+
+static int listener_bind_as(struct listener_set *set, const char *text, size_t count, bool beside,
+                            struct err *e)
+{
+    struct listenspec spec;
+    memset(set, 0, sizeof *set);
+    tlscontext_slot_init(&set->tls);
+    if (listenspec_parse(&spec, text, e) < 0)
+        return -1;
+    atomic_init(&set->proxied, spec.proxied);
+    int rc = listener_bind_address(set, spec.address, count, beside, e);
+    if (rc < 0)
+        listener_release(set);
+    listenspec_fini(&spec);
+    return rc;
+}
+
+int listener_bind(struct listener_set *set, const char *text, size_t count, struct err *e)
+{
+    return listener_bind_as(set, text, count, false, e);
+}
+
+int listener_bind_beside(struct listener_set *set, const char *spec, size_t count, struct err *e)
+{
+    return listener_bind_as(set, spec, count, true, e);
+}
+
+/* The port, from the colon on; "" for a unix socket. */
+static const char *listener_port(const char *core, size_t len, size_t *port_len)
+{
+    size_t at = len;
+    if (strncmp(core, "unix:", 5) == 0)
+        at = 0;
+    while (at > 0 && core[at - 1] != ':')
+        at--;
+    *port_len = at > 0 ? len - at : 0;
+    return core + at;
+}
+
+bool listener_same_address(const char *spec, const char *other)
+{
+    size_t len, other_len, port_len;
+    const char *core = listenspec_address(spec, &len), *other_core = listenspec_address(other, &other_len);
+    const char *port = listener_port(core, len, &port_len);
+    bool any_port = port_len > 0 && strspn(port, "0") >= port_len;
+    return !any_port && len == other_len && memcmp(core, other_core, len) == 0;
+}
+
+bool listener_same_port(const struct listener_set *set, const char *spec)
+{
+    size_t len, port_len, mine_len;
+    const char *core = listenspec_address(spec, &len);
+    const char *port = listener_port(core, len, &port_len);
+    const char *mine = listener_port(set->text, strlen(set->text), &mine_len);
+    return port_len > 0 && mine_len > 0 && strtoul(port, NULL, 10) == strtoul(mine, NULL, 10);
+}
+
+bool listener_is_inherited(const char *spec)
+{
+    size_t len;
+    return strncmp(listenspec_address(spec, &len), LISTENER_FD, strlen(LISTENER_FD)) == 0;
+}
+
+void listener_update(struct listener_set *set, const char *spec, struct tlscontext *tls)
+{
+    atomic_store_explicit(&set->proxied, listenspec_is_proxied(spec), memory_order_relaxed);
+    tlscontext_slot_set(&set->tls, tls);
+}
+
+bool listener_is_secure(struct listener_set *set)
+{
+    struct tlscontext *tls = tlscontext_slot_get(&set->tls);
+    tlscontext_unref(tls);
+    return tls != NULL;
+}
+
+/* A filter that drops segments which would begin a connection, but lets those through that complete one. */
+void listener_turn_away(struct listener_set *set)
+{
+    static const uint8_t flags_at = 13, syn = 0x02, ack = 0x10; /* in a TCP header: RFC 9293, 3.1 */
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, flags_at),   BPF_STMT(BPF_ALU | BPF_AND | BPF_K, syn | ack),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, syn, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    const struct sock_fprog program = {.len = sizeof code / sizeof code[0], .filter = code};
+    listener_unlink(set);
+    for (size_t i = 0; i < set->nfds; i++) /* where filters are not allowed, one may be lost at the end */
+        setsockopt(set->fds[i], SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
+void listener_welcome(struct listener_set *set)
+{
+    static const int none = 0;
+    for (size_t i = 0; i < set->nfds; i++)
+        setsockopt(set->fds[i], SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
 }
 
 void listener_unlink(struct listener_set *set)
@@ -301,6 +413,7 @@ void listener_release(struct listener_set *set)
     for (size_t i = 0; i < set->nfds; i++)
         close(set->fds[i]);
     free(set->fds);
+    tlscontext_slot_fini(&set->tls);
     memset(set, 0, sizeof *set);
 }
 
@@ -333,6 +446,10 @@ static bool listener_failed(struct listener *l)
     return true;
 }
 
+static void listener_order_done(struct listener_order *o);
+static void listener_on_left(struct ev_loop *loop, ev_timer *timer, int revents);
+static void listener_stand_down(struct worker *w);
+
 /* Accepts up to `limit` connections. */
 static void listener_accept(struct listener *l, unsigned limit)
 {
@@ -344,7 +461,13 @@ static void listener_accept(struct listener *l, unsigned limit)
         int fd = accept4(l->io.fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             metrics_add(l->worker->metrics, METRIC_ACCEPTED, 1);
-            spread_place(&batch, fd, &peer, l->set->proxied);
+            if (l->leaving != NULL) /* inherited from the socket */
+                setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &(int){0}, sizeof(int));
+            const struct spread_how how = {
+                .proxied = atomic_load_explicit(&l->set->proxied, memory_order_relaxed),
+                .tls = tlscontext_slot_get(&l->set->tls),
+            };
+            spread_place(&batch, fd, &peer, how);
         } else if (errno == EAGAIN || listener_failed(l))
             break;
     }
@@ -361,38 +484,53 @@ static void listener_on_io(struct ev_loop *loop, ev_io *io, int revents)
         listener_accept(l, LISTENER_BATCH);
 }
 
-/* The sockets of `owner`: it serves the one of its number, if there is one. */
+static struct listener *listener_create(void)
+{
+    return calloc(1, sizeof(struct listener));
+}
+
+/* `w` is to accept from the socket of `owner`, through `l`, which is taken over. */
+static void listener_start(struct listener *l, struct worker *w, struct worker *owner,
+                           struct listener_set *set)
+{
+    l->set = set;
+    l->worker = w;
+    l->owner = owner;
+    ev_io_init(&l->io, listener_on_io, set->fds[owner->index - 1], EV_READ);
+    ev_timer_init(&l->pause, listener_on_pause_over, 0, 0);
+    ev_timer_init(&l->leave, listener_on_left, 0, 0);
+    l->io.data = l->pause.data = l->leave.data = l;
+    ev_io_start(w->loop, &l->io);
+    list_append(&w->listeners, &l->link);
+}
+
+/* Whether there is a socket for this worker: of a unix address there is only one. */
+static bool listener_has_one_for(const struct listener_set *set, const struct worker *w)
+{
+    return w->index <= set->nfds;
+}
+
 static int listener_add_all(struct worker *w, struct worker *owner)
 {
     for (size_t i = 0; i < w->nsets; i++) {
-        if (owner->index > w->sets[i].nfds)
+        if (!listener_has_one_for(w->sets[i], owner))
             continue;
-        struct listener *l = calloc(1, sizeof *l);
+        struct listener *l = listener_create();
         if (l == NULL)
             return -1;
-        l->set = &w->sets[i];
-        l->worker = w;
-        l->owner = owner;
-        ev_io_init(&l->io, listener_on_io, l->set->fds[owner->index - 1], EV_READ);
-        l->io.data = l;
-        ev_timer_init(&l->pause, listener_on_pause_over, 0, 0);
-        l->pause.data = l;
-        ev_io_start(w->loop, &l->io);
-        list_append(&w->listeners, &l->link);
+        listener_start(l, w, owner, w->sets[i]);
     }
     return 0;
-}
-
-int listener_open_all(struct worker *w)
-{
-    return listener_add_all(w, w);
 }
 
 static void listener_remove(struct listener *l)
 {
     ev_io_stop(l->worker->loop, &l->io);
     ev_timer_stop(l->worker->loop, &l->pause);
+    ev_timer_stop(l->worker->loop, &l->leave);
     list_remove(&l->link);
+    if (l->leaving != NULL)
+        listener_order_done(l->leaving);
     free(l);
 }
 
@@ -407,6 +545,119 @@ void listener_close_all(struct worker *w)
         }
         listener_remove(l);
     }
+    w->nsets = 0;
+}
+
+/* ---- coming and going ---- */
+
+static struct listener *listener_own(const struct worker *w, const struct listener_set *set)
+{
+    for (struct list *at = w->listeners.next; at != &w->listeners; at = at->next) {
+        struct listener *l = LIST_ENTRY(at, struct listener, link);
+        if (l->set == set && l->owner == w)
+            return l;
+    }
+    return NULL;
+}
+
+/* `*fresh` is used, and nulled, if the worker has a socket of it. */
+static void listener_begin(struct worker *w, struct listener_set *set, struct listener **fresh)
+{
+    struct listener *l = listener_own(w, set);
+    w->sets[w->nsets++] = set;
+    if (l != NULL) { /* it was being left: it stays */
+        ev_timer_stop(w->loop, &l->leave);
+        listener_order_done(l->leaving);
+        l->leaving = NULL;
+    } else if (*fresh != NULL) {
+        listener_start(*fresh, w, w, set);
+        *fresh = NULL;
+    }
+}
+
+int listener_open(struct worker *w, struct listener_set *set)
+{
+    struct listener *l = listener_has_one_for(set, w) ? listener_create() : NULL;
+    if (l == NULL && listener_has_one_for(set, w))
+        return -1;
+    listener_begin(w, set, &l);
+    return 0;
+}
+
+/* Accepts what is left; without descriptors, later. */
+static void listener_on_left(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)revents;
+    struct listener *l = timer->data;
+    listener_accept(l, LISTENER_BACKLOG);
+    if (ev_is_active(&l->pause)) {
+        ev_timer_set(timer, LISTENER_LEAVE_S, 0);
+        ev_timer_start(loop, timer);
+    } else
+        listener_remove(l);
+}
+
+/* Goes on accepting for a while: others may be about to complete their handshakes. */
+static void listener_leave(struct worker *w, struct listener_order *o)
+{
+    struct listener *l = listener_own(w, o->set);
+    for (size_t i = 0; i < w->nsets; i++)
+        if (w->sets[i] == o->set)
+            w->sets[i--] = w->sets[--w->nsets];
+    if (l == NULL) {
+        listener_order_done(o);
+        return;
+    }
+    l->leaving = o;
+    ev_timer_set(&l->leave, LISTENER_LEAVE_S, 0);
+    ev_timer_start(w->loop, &l->leave);
+}
+
+static void listener_on_order(struct mail *m, void *receiver)
+{
+    struct listener_order *o = (struct listener_order *)m;
+    struct worker *w = receiver;
+    listener_stand_down(w);
+    if (!o->serve && !w->stopping)
+        listener_leave(w, o);
+    else {
+        if (o->serve && !w->stopping)
+            listener_begin(w, o->set, &o->listener);
+        listener_order_done(o);
+    }
+}
+
+static void listener_order_done(struct listener_order *o)
+{
+    o->mail.deliver = o->done;
+    mailbox_post(o->back, &o->mail);
+}
+
+struct listener_order *listener_order_create(const struct listener_order *what)
+{
+    struct listener_order *o = malloc(sizeof *o);
+    bool needs_one = what->serve && listener_has_one_for(what->set, what->to);
+    if (o == NULL)
+        return NULL;
+    *o = *what;
+    o->mail.deliver = listener_on_order;
+    o->listener = needs_one ? listener_create() : NULL;
+    if (needs_one && o->listener == NULL) {
+        free(o);
+        return NULL;
+    }
+    return o;
+}
+
+void listener_order_destroy(struct listener_order *o)
+{
+    free(o->listener);
+    free(o);
+}
+
+void listener_order_post(struct listener_order *o)
+{
+    worker_post(o->to, &o->mail);
 }
 
 /* ---- standing in ---- */
@@ -419,6 +670,14 @@ static void listener_remove_those_of(struct worker *w, const struct worker *owne
         if (l->owner == owner)
             listener_remove(l);
     }
+}
+
+/* For all others: at its next tick it begins anew, with the sockets of then. */
+static void listener_stand_down(struct worker *w)
+{
+    for (unsigned i = 0; i < w->count; i++)
+        if (w->peers[i] != w)
+            listener_remove_those_of(w, w->peers[i]);
 }
 
 static bool listener_has_those_of(const struct worker *w, const struct worker *owner)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "net/tlscontext.h"
 #include "net/worker.h"
 
 /* An accepted connection on its way. */
@@ -13,7 +14,7 @@ struct spread_arrival {
     struct worker *to;
     struct sockaddr_storage peer;
     int fd;
-    bool proxied;
+    struct spread_how how;
 };
 
 /* A momentary value, which others are changing: it may be off by a few, and so may the spread. */
@@ -44,7 +45,7 @@ static struct worker *spread_choose(struct worker *w)
 
 static void spread_start(struct worker *w, struct spread_arrival *a)
 {
-    w->hooks->on_accept(w, a->fd, (const struct sockaddr *)&a->peer, a->proxied);
+    w->hooks->on_accept(w, a->fd, (const struct sockaddr *)&a->peer, a->how);
     free(a);
 }
 
@@ -125,6 +126,7 @@ void spread_abandon(struct worker *w)
     while (a != NULL) {
         struct spread_arrival *next = a->next;
         close(a->fd);
+        tlscontext_unref(a->how.tls);
         free(a);
         a = next;
     }
@@ -144,15 +146,15 @@ void spread_begin(struct spread_batch *b, struct worker *w)
     b->last = &b->first;
 }
 
-void spread_place(struct spread_batch *b, int fd, const struct sockaddr_storage *peer, bool proxied)
+void spread_place(struct spread_batch *b, int fd, const struct sockaddr_storage *peer, struct spread_how how)
 {
     struct worker *w = b->w, *to = w->count > 1 ? spread_choose(w) : w;
     struct spread_arrival *a = to != w ? malloc(sizeof *a) : NULL;
     if (a == NULL) {
-        w->hooks->on_accept(w, fd, (const struct sockaddr *)peer, proxied);
+        w->hooks->on_accept(w, fd, (const struct sockaddr *)peer, how);
         return;
     }
-    *a = (struct spread_arrival){.to = to, .peer = *peer, .fd = fd, .proxied = proxied};
+    *a = (struct spread_arrival){.to = to, .peer = *peer, .fd = fd, .how = how};
     atomic_fetch_add_explicit(&to->spread.arriving, 1, memory_order_relaxed);
     *b->last = a;
     b->last = &a->next;
@@ -222,7 +224,7 @@ void spread_take_back(struct worker *w, struct worker *late)
     spread_begin(&b, w);
     while (a != NULL) {
         struct spread_arrival *next = a->next;
-        spread_place(&b, a->fd, &a->peer, a->proxied);
+        spread_place(&b, a->fd, &a->peer, a->how);
         atomic_fetch_sub_explicit(&late->spread.arriving, 1, memory_order_relaxed);
         free(a);
         a = next;

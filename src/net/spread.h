@@ -27,6 +27,13 @@
 
 struct worker;
 struct spread_arrival;
+struct tlscontext;
+
+/* How a new connection begins. */
+struct spread_how {
+    bool proxied;           /* with the PROXY protocol */
+    struct tlscontext *tls; /* then with TLS; a reference; NULL: plain */
+};
 
 /* What is on its way to one worker. */
 struct spread {
@@ -60,8 +67,9 @@ struct spread_batch {
 };
 
 void spread_begin(struct spread_batch *b, struct worker *w);
-/* Takes fd over: starts the connection here (worker_hooks.on_accept), or keeps it for spread_end. */
-void spread_place(struct spread_batch *b, int fd, const struct sockaddr_storage *peer, bool proxied);
+/* Takes fd and the reference in `how` over: starts the connection here (worker_hooks.on_accept), or keeps it
+ * for spread_end. */
+void spread_place(struct spread_batch *b, int fd, const struct sockaddr_storage *peer, struct spread_how how);
 /* Hands over what was kept. What a worker does not take any more starts here. */
 void spread_end(struct spread_batch *b);
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "net/listener.h"
+#include "net/tls.h"
 
 static _Atomic uint64_t worker_conns;
 
@@ -83,6 +84,11 @@ static void worker_on_iteration_end(struct ev_loop *loop, ev_prepare *prepare, i
     if (w->due || w->dirty != NULL || !list_empty(&w->ready))
         ev_idle_start(w->loop, &w->spin);
     atomic_store_explicit(&w->since_ms, 0, memory_order_relaxed);
+}
+
+void worker_poll(struct worker *w)
+{
+    ev_idle_start(w->loop, &w->spin);
 }
 
 bool worker_is_late(const struct worker *w)
@@ -233,6 +239,15 @@ struct worker *worker_create(unsigned index, const struct config *config, const 
     return w;
 }
 
+void worker_configure(struct worker *w, struct setup *s)
+{
+    struct setup *before = w->setup;
+    w->setup = setup_ref(s);
+    w->config = &s->config;
+    w->trusted_proxies = &s->trusted_proxies;
+    setup_unref(before);
+}
+
 static void worker_pin(const struct worker *w)
 {
     struct log_context about = {.worker = w->index};
@@ -295,7 +310,9 @@ void worker_destroy(struct worker *w)
     mailbox_fini(&w->mailbox);
     spread_fini(&w->spread);
     outq_pool_fini(&w->chunks);
+    tls_worker_fini(w);
     ev_loop_destroy(w->loop);
+    setup_unref(w->setup);
     free(w->input);
     /* w->metrics stays: counters of the past still count, and the registry reads them. */
     free(w);

@@ -17,16 +17,19 @@
 #include "base/config.h"
 #include "base/list.h"
 #include "base/metrics.h"
-#include "net/cidr.h"
 #include "net/conn.h"
 #include "net/mailbox.h"
 #include "net/outq.h"
+#include "net/setup.h"
 #include "net/spread.h"
 #include "net/wheel.h"
 
 #define WORKER_INPUT   (256 * 1024) /* bytes read at once; one buffer for all connections */
 #define WORKER_FRESH   (32 * 1024)  /* bytes that wait for the end of an iteration */
 #define WORKER_LATE_MS 100          /* in one iteration of the loop; then others do its accepting */
+#define WORKER_SETS_MAX                                                                                      \
+    (2 * CONFIG_LIST_MAX) /* addresses that a reload adds, before it takes others away                       \
+                           */
 
 struct worker;
 struct listener_set;
@@ -34,8 +37,8 @@ struct listener_set;
 /* What the layers above do with a worker; the only way `net` reaches upward. All on the worker's thread. */
 struct worker_hooks {
     void (*on_start)(struct worker *w); /* the thread has begun */
-    /* Takes fd over. With `proxied` the connection begins with the PROXY protocol. */
-    void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer, bool proxied);
+    /* Takes fd over, and the reference in `how`. */
+    void (*on_accept)(struct worker *w, int fd, const struct sockaddr *peer, struct spread_how how);
     void (*on_due)(struct worker *w);  /* worker->due was set: at the end of the loop iteration */
     void (*on_tick)(struct worker *w); /* every WHEEL_TICK_MS; may be NULL */
     void (*on_exit)(struct worker *w); /* the loop is over: release what the layers hold */
@@ -62,6 +65,7 @@ struct worker {
     struct list ready;  /* held input that waits for its turn (conn.c) */
     struct metrics *metrics;
     struct outq_pool chunks;
+    struct tls_worker *tls; /* tls.c's; NULL before the first connection with TLS */
     uint64_t conn_seq, request_seq;
     unsigned index;              /* from 1 */
     unsigned count;              /* of workers */
@@ -69,8 +73,10 @@ struct worker {
     unsigned nconns;
     bool stopping;
     bool due; /* the layers above want on_due */
+    /* The configuration in force (worker_configure); replaced between two iterations of the loop. */
     const struct config *config;
-    const struct cidr_list *trusted_proxies; /* of the process; NULL: none */
+    const struct cidr_list *trusted_proxies; /* NULL: none */
+    struct setup *setup;                     /* what the two are part of, referenced; NULL: of nothing */
     const struct worker_hooks *hooks;
     void *layer[WORKER_LAYERS];
     struct wheel wheel;
@@ -80,7 +86,7 @@ struct worker {
     ev_prepare iteration_end;
     ev_check turn; /* feeds the ready list */
     ev_idle spin;  /* active while that is not empty or something is due: then the loop only polls */
-    const struct listener_set *sets; /* what the process listens on */
+    struct listener_set *sets[WORKER_SETS_MAX]; /* what the process listens on */
     size_t nsets;
     struct list listeners; /* the sockets it accepts from now */
     struct spread spread;  /* connections that others hand over */
@@ -99,6 +105,8 @@ struct worker {
 
 /* Prepares a worker; its thread does not run yet. NULL when memory runs out or the kernel refuses. */
 struct worker *worker_create(unsigned index, const struct config *config, const struct worker_hooks *hooks);
+/* From now on `s` is in force, of which it takes a reference. The worker's thread, or before it runs. */
+void worker_configure(struct worker *w, struct setup *s);
 /* Sends what is in the queues already, while it is still in the processor's cache. What else is due at the
  * end of the iteration stays so. Not while `due`: an answer leaves behind what was published before it. */
 void worker_send_fresh(struct worker *w);
@@ -130,6 +138,9 @@ bool worker_is_late(const struct worker *w);
 /* Flushes what is ready and frees what has ended, as at the end of the iteration. For on_due, before work
  * that would hold it back. */
 void worker_settle(struct worker *w);
+
+/* The loop does not wait for events this time: one was made up. */
+void worker_poll(struct worker *w);
 
 /* For conn.c and listener.c. */
 void worker_conn_opened(struct worker *w);

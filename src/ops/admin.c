@@ -51,7 +51,9 @@ struct admin {
     struct listener_set set;
     const struct admin_answers *answers;
     void *user;
-    char *token; /* NULL: none is asked for */
+    char *token;      /* NULL: none is asked for */
+    char *next_token; /* prepared */
+    bool has_next;
     uint64_t clock;
     struct admin_client *clients[ADMIN_CLIENTS];
 };
@@ -123,8 +125,8 @@ int admin_check(const struct config *config, struct err *e)
     const char *spec = config->admin;
     if (spec == NULL)
         return 0;
-    if (strncmp(spec, "proxy:", 6) == 0)
-        return err_set(e, "admin: %s: the PROXY protocol is for `listen` only", spec);
+    if (strncmp(spec, "proxy:", 6) == 0 || strncmp(spec, "tls:", 4) == 0)
+        return err_set(e, "admin: %s: proxy: and tls: are for `listen` only", spec);
     if (listener_check(spec, e) < 0)
         return err_prefix(e, "admin: ");
     if (admin_get_token(config, &token, e) < 0)
@@ -419,7 +421,7 @@ static void admin_on_accept(struct ev_loop *loop, ev_io *io, int revents)
 /* ---- the listener ---- */
 
 int admin_open(struct admin **out, struct ev_loop *loop, const struct config *config,
-               const struct admin_answers *answers, void *user, struct err *e)
+               const struct admin_answers *answers, void *user, const struct admin *old, struct err *e)
 {
     *out = NULL;
     if (config->admin == NULL)
@@ -429,7 +431,9 @@ int admin_open(struct admin **out, struct ev_loop *loop, const struct config *co
     struct admin *a = calloc(1, sizeof *a);
     if (a == NULL)
         return err_set(e, "out of memory");
-    if (admin_get_token(config, &a->token, e) < 0 || listener_bind(&a->set, config->admin, 1, e) < 0) {
+    bool beside = old != NULL && listener_same_port(&old->set, config->admin);
+    if (admin_get_token(config, &a->token, e) < 0 ||
+        (beside ? listener_bind_beside : listener_bind)(&a->set, config->admin, 1, e) < 0) {
         admin_forget_token(a->token);
         free(a);
         return err_prefix(e, "admin: ");
@@ -442,21 +446,49 @@ int admin_open(struct admin **out, struct ev_loop *loop, const struct config *co
     ev_io_start(loop, &a->io);
     ev_timer_init(&a->pause, admin_on_pause_over, 0, 0);
     a->pause.data = a;
-    log_always("admin listening on %s", a->set.text);
     *out = a;
     return 0;
 }
 
-int admin_set_token(struct admin *a, const struct config *config, struct err *e)
+void admin_announce(const struct admin *a)
 {
-    char *token;
-    if (a == NULL)
+    if (a != NULL)
+        log_always("admin listening on %s", a->set.text);
+}
+
+const char *admin_path(const struct admin *a)
+{
+    return a != NULL ? a->set.unix_path : NULL;
+}
+
+int admin_prepare_token(struct admin *a, const struct config *config, bool keep, struct err *e)
+{
+    const char *file = config->admin_token_file;
+    if (a == NULL || (keep && file != NULL && access(file, R_OK) < 0 && errno == EACCES))
         return 0;
-    if (admin_check(config, e) < 0 || admin_get_token(config, &token, e) < 0)
+    if (admin_check(config, e) < 0 || admin_get_token(config, &a->next_token, e) < 0)
         return -1;
-    admin_forget_token(a->token);
-    a->token = token;
+    a->has_next = true;
     return 0;
+}
+
+void admin_commit_token(struct admin *a)
+{
+    if (a == NULL || !a->has_next)
+        return;
+    admin_forget_token(a->token);
+    a->token = a->next_token;
+    a->next_token = NULL;
+    a->has_next = false;
+}
+
+void admin_discard_token(struct admin *a)
+{
+    if (a == NULL)
+        return;
+    admin_forget_token(a->next_token);
+    a->next_token = NULL;
+    a->has_next = false;
 }
 
 void admin_close(struct admin *a)
@@ -469,6 +501,7 @@ void admin_close(struct admin *a)
     ev_io_stop(a->loop, &a->io);
     ev_timer_stop(a->loop, &a->pause);
     listener_release(&a->set);
+    admin_discard_token(a);
     admin_forget_token(a->token);
     free(a);
 }

@@ -30,15 +30,24 @@ struct admin_answers {
  * this machine reaches needs a token. Opens nothing, but reads the token's file. 0, or -1 with `e` filled. */
 int admin_check(const struct config *config, struct err *e);
 
-/* Opens the address of `admin` and logs which it is; without that key *out is NULL. `answers` and `user` are
- * borrowed until admin_close. For a new address after a reload: open the new one, then close the old one. 0,
- * or -1 with `e` filled. */
+/* Opens the address of `admin`; without that key *out is NULL. `answers` and `user` are borrowed until
+ * admin_close. `old` is the one whose place it takes, and may have the same port; or NULL. 0, or -1 with `e`
+ * filled. */
 int admin_open(struct admin **out, struct ev_loop *loop, const struct config *config,
-               const struct admin_answers *answers, void *user, struct err *e);
+               const struct admin_answers *answers, void *user, const struct admin *old, struct err *e);
 
-/* The token of another configuration holds from now on, for clients that are connected too. 0, or -1 with `e`
- * filled and nothing changed. `a` may be NULL. */
-int admin_set_token(struct admin *a, const struct config *config, struct err *e);
+/* Logs where it listens; nothing when `a` is NULL. */
+void admin_announce(const struct admin *a);
+/* The file of its unix socket; NULL: it has none, or `a` is NULL. */
+const char *admin_path(const struct admin *a);
+
+/* Reads the token of another configuration, for the same address. With `keep` the file is the same: when it
+ * cannot be read any more, by who was root when the server started, the token stays. 0, or -1 with `e`
+ * filled. Then admin_commit_token, and it holds for clients that are connected too, or admin_discard_token.
+ * `a` may be NULL. */
+int admin_prepare_token(struct admin *a, const struct config *config, bool keep, struct err *e);
+void admin_commit_token(struct admin *a);
+void admin_discard_token(struct admin *a);
 
 /* Closes the listener and its clients. NULL is fine. */
 void admin_close(struct admin *a);

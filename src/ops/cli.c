@@ -31,7 +31,7 @@ struct cli_verb {
 
 static const struct cli_verb cli_verbs[] = {
     {"run", CLI_RUN, true, "[run] SCRIPT|DIR", "serve; DIR means DIR/main.lua"},
-    {"check", CLI_CHECK, true, "check SCRIPT|DIR", "load it without serving; exit 1 on a fault"},
+    {"check", CLI_CHECK, true, "check [SCRIPT|DIR]", "load it, or only what --config names, without serving"},
     {"routes", CLI_ROUTES, true, "routes SCRIPT|DIR", "print the route table"},
     {"health", CLI_HEALTH, false, "health", "exit 0 when the server answers on its control socket"},
     {"metrics", CLI_METRICS, false, "metrics", "print the metrics of a running server"},
@@ -62,8 +62,8 @@ static void cli_print_option(const struct config_key *k)
         *p = *p == '_' ? '-' : *p;
     if (k->initial != NULL)
         snprintf(initial, sizeof initial, " [%s]", k->initial);
-    printf("%-36s %s%s%s%s\n", flag, k->help, k->type == CONFIG_CHOICE ? ": " : "",
-           k->type == CONFIG_CHOICE ? k->choices : "", initial);
+    printf("%-36s %s%s%s%s%s\n", flag, k->help, k->type == CONFIG_CHOICE ? ": " : "",
+           k->type == CONFIG_CHOICE ? k->choices : "", initial, k->fixed ? " *" : "");
 }
 
 void cli_print_help(void)
@@ -78,8 +78,10 @@ void cli_print_help(void)
            "  -c, --config FILE", "");
     for (size_t i = 0; i < config_nkeys; i++)
         cli_print_option(&config_keys[i]);
-    printf("\nTimes are in seconds (500ms, 10s, 2m), sizes in bytes (64k, 1m).\n"
-           "Signals: SIGHUP loads the script anew; SIGTERM and SIGINT end it politely, twice at once.\n");
+    printf(
+        "\nTimes are in seconds (500ms, 10s, 2m), sizes in bytes (64k, 1m).\n"
+        "A reload applies what has changed in the file, but for options with *, which need a restart.\n"
+        "Signals: SIGHUP loads script and file anew; SIGTERM and SIGINT end it politely, twice at once.\n");
 }
 
 void cli_print_version(void)
@@ -92,16 +94,17 @@ void cli_print_version(void)
 
 /* ---- parsing ---- */
 
+/* Flags in their order; they are applied last. */
+struct cli_setting {
+    const struct config_key *key;
+    const char *arg, *value;
+};
+
 struct cli_parse {
     struct cli *cli;
     char **argv;
     int argc, at;
     const char *config_file;
-    struct cli_setting { /* flags in their order; they are applied last */
-        const struct config_key *key;
-        const char *arg, *value;
-    } * settings;
-    size_t nsettings;
 };
 
 static int cli_unknown_option(const char *arg, struct err *e)
@@ -153,7 +156,7 @@ static int cli_option(struct cli_parse *p, struct err *e)
         value = p->argv[++p->at];
     if (value == NULL)
         return err_set(e, "%s needs a value: %s", arg, key->help);
-    p->settings[p->nsettings++] = (struct cli_setting){key, arg, value};
+    p->cli->settings[p->cli->nsettings++] = (struct cli_setting){key, arg, value};
     return 0;
 }
 
@@ -168,71 +171,128 @@ static int cli_check_origins(const struct config *config, struct err *e)
     return 0;
 }
 
-static int cli_check_proxies(struct cli *cli, struct err *e)
+static int cli_check_proxies(const struct config *config, struct err *e)
 {
-    const struct config_list *list = &cli->config.trusted_proxies;
+    struct cidr_list scratch = {.n = 0};
+    const struct config_list *list = &config->trusted_proxies;
     for (size_t i = 0; i < list->n; i++)
-        if (cidr_list_add(&cli->trusted_proxies, list->item[i], strlen(list->item[i]), e) < 0)
+        if (cidr_list_add(&scratch, list->item[i], strlen(list->item[i]), e) < 0)
             return err_prefix(e, "trusted_proxies: ");
-    for (size_t i = 0; i < cli->config.listen.n; i++)
-        if (list->n == 0 && strncmp(cli->config.listen.item[i], "proxy:", 6) == 0)
-            return err_set(e, "listen: %s takes connections from trusted_proxies only, and there are none",
-                           cli->config.listen.item[i]);
     return 0;
 }
 
-/* The sockets that systemd passes with socket activation are the default of `listen`. The variables are for
- * this process alone, and go. */
-static int cli_take_activation(struct config *config, struct err *e)
+static int cli_check(const struct config *config, struct err *e)
+{
+    return cli_check_origins(config, e) < 0 ? -1 : cli_check_proxies(config, e);
+}
+
+/* The sockets that systemd passes with socket activation. The variables are for this process alone, and go.
+ */
+static void cli_take_activation(struct cli *cli)
 {
     const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-    bool ours = pid != NULL && count != NULL && strtol(pid, NULL, 10) == (long)getpid();
-    long n = ours ? strtol(count, NULL, 10) : 0;
+    if (pid != NULL && count != NULL && strtol(pid, NULL, 10) == (long)getpid())
+        cli->activated = strtol(count, NULL, 10);
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+}
+
+/* They are the default of `listen`. */
+static int cli_apply_activation(const struct cli *cli, struct config *config, struct err *e)
+{
     int rc = 0;
-    for (long i = 0; i < n && rc == 0; i++) {
+    for (long i = 0; i < cli->activated && rc == 0; i++) {
         char spec[32];
         snprintf(spec, sizeof spec, "fd:%ld", CLI_ACTIVATION_FIRST + i);
         rc = config_set(config, config_find("listen", strlen("listen")), "LISTEN_FDS", spec, i > 0, e);
     }
-    unsetenv("LISTEN_PID");
-    unsetenv("LISTEN_FDS");
-    unsetenv("LISTEN_FDNAMES");
     return rc;
 }
 
-/* Flags over environment over file over defaults. */
-static int cli_apply(const struct cli_parse *p, char **environment, struct err *e)
+/* A file that is only looked for may not be there. Asked for in any case, for those who watch it. */
+static bool cli_has_file(const struct cli *cli, struct snapshot *files)
 {
-    struct config *config = &p->cli->config;
-    const char *file = p->config_file != NULL ? p->config_file : getenv("TIDEWIRE_CONFIG");
-    char *beside = NULL;
-    if (file == NULL && p->cli->script != NULL) {
-        const char *slash = strrchr(p->cli->script, '/');
-        int folder = slash != NULL ? (int)(slash - p->cli->script) + 1 : 0;
-        if (asprintf(&beside, "%.*stidewire.conf.lua", folder, p->cli->script) < 0)
-            return err_set(e, "out of memory");
-        if (access(beside, F_OK) == 0)
-            file = beside;
-    }
-    int rc = cli_take_activation(config, e);
-    if (rc == 0 && file != NULL) {
-        rc = conffile_load(config, file, e);
-        p->cli->config_file = strdup(file);
-        if (rc == 0 && p->cli->config_file == NULL)
-            rc = err_set(e, "out of memory");
-    }
-    free(beside);
-    if (rc < 0 || config_set_env(config, environment, e) < 0)
-        return -1;
-    for (size_t i = 0; i < p->nsettings; i++) {
-        const struct cli_setting *s = &p->settings[i];
+    struct snapshot_file file;
+    if (cli->config_file == NULL)
+        return false;
+    if (files != NULL)
+        snapshot_read(files, cli->config_file, &file);
+    return cli->config_named || access(cli->config_file, F_OK) == 0;
+}
+
+static int cli_apply_file(const struct cli *cli, struct snapshot *files, struct config *config, struct err *e)
+{
+    if (conffile_load_from(config, cli->config_file, files, e) == 0 && cli_check(config, e) == 0)
+        return 0;
+    /* Lua cuts long names in its messages */
+    return strstr(e->text, cli->config_file) == NULL ? err_prefix(e, "%s: ", cli->config_file) : -1;
+}
+
+static int cli_apply_settings(const struct cli *cli, struct config *config, struct err *e)
+{
+    for (size_t i = 0; i < cli->nsettings; i++) {
+        const struct cli_setting *s = &cli->settings[i];
         bool again = false; /* a repeated --listen or --origins adds */
         for (size_t j = 0; j < i; j++)
-            again = again || p->settings[j].key == s->key;
+            again = again || cli->settings[j].key == s->key;
         if (config_set(config, s->key, s->arg, s->value, again, e) < 0)
             return -1;
     }
-    return cli_check_origins(config, e) < 0 ? -1 : cli_check_proxies(p->cli, e);
+    return 0;
+}
+
+int cli_read(const struct cli *cli, struct snapshot *files, struct config *out, bool *read, struct err *e)
+{
+    *read = cli_has_file(cli, files);
+    int rc = config_init(out);
+    if (rc < 0)
+        err_set(e, "out of memory");
+    else if (cli_apply_activation(cli, out, e) < 0 || (*read && cli_apply_file(cli, files, out, e) < 0) ||
+             config_set_env(out, cli->environment, e) < 0 || cli_apply_settings(cli, out, e) < 0 ||
+             cli_check(out, e) < 0)
+        rc = -1;
+    if (rc < 0)
+        config_fini(out);
+    return rc;
+}
+
+/* Which file: the one that is named, or the one beside the script. */
+static int cli_set_config_file(struct cli *cli, const char *named, struct err *e)
+{
+    const char *slash = cli->script != NULL ? strrchr(cli->script, '/') : NULL;
+    int folder = slash != NULL ? (int)(slash - cli->script) + 1 : 0, rc = 0;
+    cli->config_named = named != NULL;
+    if (named != NULL)
+        rc = asprintf(&cli->config_file, "%s", named);
+    else if (cli->script != NULL)
+        rc = asprintf(&cli->config_file, "%.*stidewire.conf.lua", folder, cli->script);
+    if (rc >= 0)
+        return 0;
+    cli->config_file = NULL;
+    return err_set(e, "out of memory");
+}
+
+static int cli_apply(const struct cli_parse *p, struct err *e)
+{
+    struct cli *cli = p->cli;
+    struct config copy;
+    struct stat st;
+    const char *named = p->config_file != NULL ? p->config_file : getenv("TIDEWIRE_CONFIG");
+    cli_take_activation(cli);
+    if (cli_set_config_file(cli, named, e) < 0)
+        return -1;
+    cli->files = snapshot_create();
+    cli->config_once = named != NULL && stat(named, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+    if (cli->files == NULL)
+        return err_set(e, "out of memory");
+    if (cli_read(cli, cli->config_once ? NULL : cli->files, &cli->config, &cli->config_read, e) < 0)
+        return -1;
+    if (config_copy(&copy, &cli->config) < 0)
+        return err_set(e, "out of memory");
+    cli->setup = setup_create(&copy, e);
+    config_fini(&copy);
+    return cli->setup != NULL ? 0 : -1;
 }
 
 /* The file of SCRIPT|DIR. */
@@ -287,7 +347,9 @@ static int cli_parse_words(struct cli_parse *p, struct err *e)
     }
     if (verb == NULL)
         return err_set(e, "nothing to serve: tidewire SCRIPT.lua, or tidewire --help");
-    if (verb->takes_script && p->cli->script == NULL)
+    bool only_config =
+        verb->command == CLI_CHECK && (p->config_file != NULL || getenv("TIDEWIRE_CONFIG") != NULL);
+    if (verb->takes_script && p->cli->script == NULL && !only_config)
         return err_set(e, "%s needs a script: tidewire %s", verb->name, verb->usage);
     p->cli->command = verb->command;
     return 0;
@@ -297,22 +359,26 @@ int cli_parse(struct cli *cli, int argc, char **argv, char **environment, struct
 {
     struct cli_parse p = {.cli = cli, .argv = argv, .argc = argc, .at = 1};
     memset(cli, 0, sizeof *cli);
-    p.settings = calloc((size_t)argc + 1, sizeof p.settings[0]);
-    if (p.settings == NULL || config_init(&cli->config) < 0) {
-        free(p.settings);
+    cli->environment = environment;
+    cli->settings = calloc((size_t)argc + 1, sizeof cli->settings[0]);
+    if (cli->settings == NULL)
         return err_set(e, "out of memory");
-    }
-    int rc = cli_parse_words(&p, e);
-    if (rc == 0 && cli->command != CLI_HELP && cli->command != CLI_VERSION)
-        rc = cli_apply(&p, environment, e);
-    free(p.settings);
-    return rc;
+    if (cli_parse_words(&p, e) < 0)
+        return -1;
+    return cli->command != CLI_HELP && cli->command != CLI_VERSION ? cli_apply(&p, e)
+                                                                   : config_init(&cli->config);
 }
 
 void cli_fini(struct cli *cli)
 {
     config_fini(&cli->config);
+    setup_unref(cli->setup);
+    snapshot_unref(cli->files);
     free(cli->script);
     free(cli->config_file);
+    free(cli->settings);
     cli->script = cli->config_file = NULL;
+    cli->settings = NULL;
+    cli->setup = NULL;
+    cli->files = NULL;
 }

@@ -19,7 +19,7 @@ static void watchdog_look(struct watchdog *d, struct budget *b, unsigned worker,
         "stuck: a script has run for over %.3g s and could not be cut, so it is probably inside one call "
         "of a C function (such as string.find with a costly pattern); this thread serves nobody until "
         "that returns",
-        2 * b->limit_s);
+        2 * budget_limit(b));
     if (d->config->abort_stuck)
         d->on_stuck();
 }
@@ -47,16 +47,21 @@ void watchdog_start(struct watchdog *d, struct ev_loop *loop, const struct confi
                     struct budget *builder, void (*on_stuck)(void))
 {
     memset(d, 0, sizeof *d);
-    d->config = config;
     d->builder = builder;
     d->on_stuck = on_stuck;
+    ev_timer_init(&d->timer, watchdog_on_timer, 0, 0);
+    d->timer.data = d;
+    watchdog_configure(d, loop, config);
+    ev_unref(loop);
+}
+
+void watchdog_configure(struct watchdog *d, struct ev_loop *loop, const struct config *config)
+{
     double shortest =
         config->handler_budget < config->load_budget ? config->handler_budget : config->load_budget;
-    double every = shortest / 10 < 0.1 ? shortest / 10 : 0.1;
-    ev_timer_init(&d->timer, watchdog_on_timer, every, every);
-    d->timer.data = d;
-    ev_timer_start(loop, &d->timer);
-    ev_unref(loop);
+    d->config = config;
+    d->timer.repeat = shortest / 10 < 0.1 ? shortest / 10 : 0.1;
+    ev_timer_again(loop, &d->timer);
 }
 
 int watchdog_add_workers(struct watchdog *d, struct worker *const *workers, size_t n)

@@ -29,6 +29,9 @@ struct watchdog {
 void watchdog_start(struct watchdog *d, struct ev_loop *loop, const struct config *config,
                     struct budget *builder, void (*on_stuck)(void));
 
+/* Another configuration is in force; the one before is not used any more. */
+void watchdog_configure(struct watchdog *d, struct ev_loop *loop, const struct config *config);
+
 /* Watches these workers too, until watchdog_stop. 0, or -1 when memory runs out. */
 int watchdog_add_workers(struct watchdog *d, struct worker *const *workers, size_t n);
 

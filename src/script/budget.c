@@ -22,7 +22,7 @@ static void budget_hook(lua_State *L, lua_Debug *ar)
     (void)ar;
     const struct budget *b = budget_mine;
     luaL_where(L, 0);
-    lua_pushfstring(L, "cut: it ran longer than %f s (%s)", b->limit_s, b->key);
+    lua_pushfstring(L, "cut: it ran longer than %f s (%s)", budget_limit(b), b->key);
     lua_concat(L, 2);
     lua_error(L);
 }
@@ -98,7 +98,12 @@ void budget_init(struct budget *b, const char *key, double limit_s)
 {
     memset(b, 0, sizeof *b);
     b->key = key;
-    b->limit_s = limit_s;
+    budget_set_limit(b, limit_s);
+}
+
+void budget_set_limit(struct budget *b, double limit_s)
+{
+    atomic_store_explicit(&b->limit_s, limit_s, memory_order_relaxed);
 }
 
 void budget_adopt(struct budget *b)
@@ -165,15 +170,15 @@ enum budget_state budget_watch(struct budget *b, uint64_t now_ms)
     }
     if (epoch % 2 == 0)
         return BUDGET_FINE;
-    double ran_s = (double)(now_ms - b->seen_since_ms) / 1000;
-    if (ran_s < b->limit_s)
+    double ran_s = (double)(now_ms - b->seen_since_ms) / 1000, limit_s = budget_limit(b);
+    if (ran_s < limit_s)
         return BUDGET_FINE;
     if (atomic_load(&b->cut_epoch) != epoch) {
         budget_cut(b);
         return BUDGET_CUT;
     }
     budget_cut(b); /* once more: costs nothing, and no cut is ever lost */
-    if (b->reported || ran_s < 2 * b->limit_s)
+    if (b->reported || ran_s < 2 * limit_s)
         return BUDGET_FINE;
     b->reported = true;
     return BUDGET_STUCK;

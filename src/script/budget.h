@@ -24,7 +24,7 @@ struct budget {
     volatile sig_atomic_t cut;   /* this entry is being cut */
     pthread_t thread;
     const char *key; /* "handler_budget" or "load_budget", for the message */
-    double limit_s;
+    _Atomic double limit_s;
     /* the watchdog */
     _Atomic uint64_t cut_epoch; /* the entry to cut; 0 is none */
     uint64_t seen_epoch, seen_since_ms;
@@ -35,6 +35,13 @@ struct budget {
 int budget_install(void);
 
 void budget_init(struct budget *b, const char *key, double limit_s);
+
+/* Another limit from now on, also for an entry that has begun. Any thread. */
+void budget_set_limit(struct budget *b, double limit_s);
+static inline double budget_limit(const struct budget *b)
+{
+    return atomic_load_explicit(&b->limit_s, memory_order_relaxed);
+}
 
 /* The calling thread runs Lua under `b` from now on. */
 void budget_adopt(struct budget *b);

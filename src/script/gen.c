@@ -25,29 +25,29 @@ static int gen_count_routes(struct gen *g, struct err *e)
     return none != NULL ? 0 : err_set(e, "out of memory");
 }
 
-struct gen *gen_build(const struct config *config, const char *script, size_t workers, uint64_t number,
-                      struct snapshot *files, const struct vm_bindings *bindings, struct budget *budget,
-                      struct err *e)
+struct gen *gen_build(const struct gen_options *o, struct err *e)
 {
-    struct gen *g = calloc(1, sizeof *g + workers * sizeof g->vms[0]);
-    if (g == NULL || (g->snapshot = files != NULL ? snapshot_ref(files) : snapshot_create()) == NULL) {
+    struct gen *g = calloc(1, sizeof *g + o->workers * sizeof g->vms[0]);
+    if (g == NULL) {
         err_set(e, "out of memory");
-        goto fail;
+        return NULL;
     }
-    g->back = files != NULL;
-    g->number = number;
-    g->nvms = workers;
-    for (size_t i = 0; i < workers; i++) {
-        struct vm_options o = {
-            .config = config,
-            .bindings = bindings,
+    g->snapshot = snapshot_ref(o->files);
+    g->setup = setup_ref(o->setup);
+    g->back = o->back;
+    g->number = o->number;
+    g->nvms = o->workers;
+    for (size_t i = 0; i < o->workers; i++) {
+        struct vm_options vm = {
+            .setup = g->setup,
+            .bindings = o->bindings,
             .snapshot = g->snapshot,
-            .budget = budget,
+            .budget = o->budget,
             .worker = (unsigned)i + 1,
-            .workers = (unsigned)workers,
-            .generation = number,
+            .workers = (unsigned)o->workers,
+            .generation = o->number,
         };
-        g->vms[i] = vm_load(&o, script, e);
+        g->vms[i] = vm_load(&vm, o->script, e);
         if (g->vms[i] == NULL)
             goto fail;
         if (!router_equal(g->vms[0]->router, g->vms[i]->router, e)) {
@@ -67,7 +67,9 @@ void gen_destroy(struct gen *g)
     for (size_t i = 0; g != NULL && i < g->nvms; i++)
         if (g->vms[i] != NULL)
             vm_destroy(g->vms[i]);
-    if (g != NULL && g->snapshot != NULL)
+    if (g != NULL) {
         snapshot_unref(g->snapshot);
+        setup_unref(g->setup);
+    }
     free(g);
 }

@@ -162,6 +162,12 @@ static int policy_dofile(lua_State *L)
     return policy_dofile_done(L, LUA_OK, 1);
 }
 
+void policy_open_files(lua_State *L)
+{
+    lua_register(L, "loadfile", policy_loadfile);
+    lua_register(L, "dofile", policy_dofile);
+}
+
 /* package.searchers[2]: package.path, read through the snapshot. */
 static int policy_searcher(lua_State *L)
 {
@@ -243,8 +249,7 @@ void policy_open(lua_State *L, const char *folder)
     lua_rawsetp(L, LUA_REGISTRYINDEX, &policy_load_key);
     lua_register(L, "load", policy_load);
     lua_register(L, "setmetatable", policy_setmetatable);
-    lua_register(L, "loadfile", policy_loadfile);
-    lua_register(L, "dofile", policy_dofile);
+    policy_open_files(L);
     lua_register(L, "print", policy_print);
     policy_set_package(L, folder);
     coro_install(L);

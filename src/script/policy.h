@@ -13,6 +13,9 @@
  * for in `folder` first. Call within a protected call. */
 void policy_open(lua_State *L, const char *folder);
 
+/* Only those three without `require`, beside Lua's own library. Likewise. */
+void policy_open_files(lua_State *L);
+
 /* Pushes the chunk of a script's text, or the message of a syntax error; returns Lua's status. A byte order
  * mark and a first line that begins with '#' are passed over, as luaL_loadfile does. */
 int policy_load_text(lua_State *L, const char *data, size_t len, const char *path);

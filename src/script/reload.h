@@ -19,8 +19,13 @@ struct reload_outcome {
 };
 
 struct reload_options {
-    const struct config *config; /* outlives the builder */
-    const char *script;          /* likewise */
+    struct setup *setup;    /* those of the first generation; the builder takes a reference of each */
+    struct snapshot *files; /* what was read for the configuration */
+    /* Reads the configuration anew, through `files`. On the builder thread. A reference, or NULL with `e`
+     * filled. */
+    struct setup *(*read)(void *user, struct snapshot *files, struct err *e);
+    void *user;
+    const char *script; /* outlives the builder */
     size_t workers;
     const struct vm_bindings *bindings;
     struct mailbox *to;
@@ -38,9 +43,9 @@ uint64_t reload_request(struct reload *r);
 /* Whether a request was made after that of `ticket`. Any thread. */
 bool reload_is_newer(struct reload *r, uint64_t ticket);
 
-/* Asks for a generation made from these files, of which it takes a reference, to go back to older code;
- * unless a newer one that was asked for is taken first. */
-void reload_restore(struct reload *r, struct snapshot *files, uint64_t condemned);
+/* Asks for a generation made from these files under this configuration, of which it takes a reference each,
+ * to go back to older code; unless a newer one that was asked for is taken first. */
+void reload_restore(struct reload *r, struct snapshot *files, struct setup *setup, uint64_t condemned);
 
 /* The builder's time budget, for the watchdog. */
 struct budget *reload_budget(struct reload *r);

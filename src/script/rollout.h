@@ -17,30 +17,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/config.h"
+#include "script/gen.h"
 #include "script/migrate.h"
-#include "script/snapshot.h"
 
 enum rollout_verdict { ROLLOUT_WAIT, ROLLOUT_ACCEPT, ROLLOUT_BACK };
 
 struct rollout {
-    const struct config *config;
     size_t workers;
     uint64_t generation;              /* the newest published */
     uint64_t moved, failed, homeless; /* connections; the last are closed, for there is no route for them */
     size_t told;                      /* workers that have reported */
     bool back;                        /* it was built to roll back */
-    struct snapshot *files;           /* its own, */
-    struct snapshot *accepted;        /* and those of the one accepted last; NULL: none */
+    struct rollout_source {
+        struct snapshot *files; /* NULL: none */
+        struct setup *setup;
+    } newest, accepted; /* what it was made from, and the one accepted last; references */
 };
 
-void rollout_init(struct rollout *r, const struct config *config, size_t workers);
+void rollout_init(struct rollout *r, size_t workers);
 void rollout_fini(struct rollout *r);
 
 /* A generation is published. The first one has nothing to move and is accepted. */
-void rollout_publish(struct rollout *r, uint64_t generation, struct snapshot *files, bool back);
+void rollout_publish(struct rollout *r, const struct gen *gen);
 
-/* A worker has moved what it could. After ROLLOUT_BACK the files to build are r->accepted. */
+/* A worker has moved what it could. After ROLLOUT_BACK what to build is r->accepted. */
 enum rollout_verdict rollout_on_report(struct rollout *r, const struct migrate_report *report);
 
 #endif

@@ -29,15 +29,6 @@ struct snapshot {
     size_t total;
 };
 
-static _Thread_local struct snapshot **snapshot_next; /* see snapshot_keep_next */
-
-void snapshot_keep_next(struct snapshot **out)
-{
-    if (out != NULL)
-        *out = NULL;
-    snapshot_next = out;
-}
-
 struct snapshot *snapshot_create(void)
 {
     struct snapshot *s = calloc(1, sizeof *s);
@@ -45,9 +36,6 @@ struct snapshot *snapshot_create(void)
         return NULL;
     s->refs = 1;
     pthread_mutex_init(&s->lock, NULL);
-    if (snapshot_next != NULL)
-        *snapshot_next = snapshot_ref(s);
-    snapshot_next = NULL;
     return s;
 }
 

@@ -57,9 +57,4 @@ struct snapshot_path *snapshot_list(struct snapshot *s, size_t *count);
 void snapshot_look(const char *path, struct snapshot_stamp *out);
 bool snapshot_same(const struct snapshot_stamp *a, const struct snapshot_stamp *b);
 
-/* The next snapshot that the calling thread creates is put into *out as well, with a reference for the
- * caller; until then *out is NULL. So whoever builds a generation learns the files of one that failed. NULL
- * takes that back. */
-void snapshot_keep_next(struct snapshot **out);
-
 #endif

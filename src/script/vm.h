@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "http/router.h"
+#include "net/setup.h"
 #include "script/budget.h"
 #include "script/sched.h"
 #include "script/snapshot.h"
@@ -64,27 +65,29 @@ struct vm {
     size_t memory, memory_limit; /* bytes */
     size_t alive;   /* of these, when the collector has just been over them; 0: that was seen to (pace.h) */
     size_t outside; /* bytes that objects keep outside of Lua, not told to the collector yet */
-    unsigned worker, workers; /* this worker's number, how many there are */
-    struct worker *home;      /* the worker that has the VM now; NULL while loading */
-    unsigned holds;           /* what needs the VM: connections, tasks, timers, completions */
-    unsigned connections;     /* WebSockets and handshakes among them */
-    bool drained;             /* reload_drain is over for it */
-    bool gave_up;             /* vm_give_up has been called */
-    bool started;             /* app.on_start has been told */
-    bool closing;             /* vm_destroy has been called */
-    unsigned nstart, nstop;   /* functions of app.on_start and app.on_stop */
-    uint64_t ntasks;          /* tasks, timers and functions on their way: what max_tasks limits */
-    struct list jobs, timers; /* job.h, timer.h */
-    struct list tasks;        /* suspended ones that are the VM's own */
-    struct list exchanges;    /* requests that wait for it (exchange.h) */
-    struct list dones;        /* completions that are pending (bind_done.h) */
-    const struct config *config;
+    unsigned worker, workers;    /* this worker's number, how many there are */
+    struct worker *home;         /* the worker that has the VM now; NULL while loading */
+    unsigned holds;              /* what needs the VM: connections, tasks, timers, completions */
+    unsigned connections;        /* WebSockets and handshakes among them */
+    bool drained;                /* reload_drain is over for it */
+    bool gave_up;                /* vm_give_up has been called */
+    bool started;                /* app.on_start has been told */
+    bool closing;                /* vm_destroy has been called */
+    unsigned nstart, nstop;      /* functions of app.on_start and app.on_stop */
+    uint64_t ntasks;             /* tasks, timers and functions on their way: what max_tasks limits */
+    struct list jobs, timers;    /* job.h, timer.h */
+    struct list tasks;           /* suspended ones that are the VM's own */
+    struct list exchanges;       /* requests that wait for it (exchange.h) */
+    struct list dones;           /* completions that are pending (bind_done.h) */
+    const struct config *config; /* what the code was loaded under */
+    struct setup *setup;         /* whose that is; referenced */
     uint64_t generation;
     struct snapshot *snapshot; /* referenced */
     bool loading;
-    struct list link; /* in the dispatcher's list */
-    ev_timer drain;   /* once a newer one serves: what still runs has until then */
-    struct vm *next;  /* in the reaper's queue */
+    struct vm_name *names; /* vm_keep_name's */
+    struct list link;      /* in the dispatcher's list */
+    ev_timer drain;        /* once a newer one serves: what still runs has until then */
+    struct vm *next;       /* in the reaper's queue */
 };
 
 /* What the script said about a route. */
@@ -101,9 +104,10 @@ struct vm_route {
 };
 
 #define VM_ROUTES 65535
+#define VM_NAMES  128
 
 struct vm_options {
-    const struct config *config;
+    struct setup *setup; /* the VM takes a reference */
     const struct vm_bindings *bindings;
     struct snapshot *snapshot; /* the VM takes a reference */
     struct budget *budget;
@@ -139,6 +143,10 @@ bool vm_has_mark(const lua_State *L, enum vm_mark mark);
 /* Registers a route with neither functions nor options yet: those are the caller's to fill. Raises with the
  * place of the caller (level 1) in the message. The result is valid until the next route. */
 struct vm_route *vm_add_route(lua_State *L, enum router_method method, int pattern_index);
+
+/* A copy of the name that lives as long as the VM, as what a log_context points to must: timers and tasks
+ * keep it. A VM has VM_NAMES different ones at most; for any other, and without memory, it is `otherwise`. */
+const char *vm_keep_name(struct vm *vm, const char *name, const char *otherwise);
 
 /* What an event on `c` is about; `route` may be -1. */
 struct log_context vm_about(const struct vm *vm, const struct conn *c, int route);

@@ -126,6 +126,24 @@ void deflate_pool_init(struct deflate_pool *p, struct worker *w)
     *p = (struct deflate_pool){.worker = w};
 }
 
+static void deflate_free_shared(struct deflate_pool *p)
+{
+    for (unsigned bits = 0; bits <= DEFLATE_MAX_BITS; bits++) {
+        if (p->shared[bits] != NULL)
+            deflate_discount(p, deflate_compressor_cost(bits, MAX_MEM_LEVEL - 1));
+        deflate_free_compressor(p->shared[bits]);
+        p->shared[bits] = NULL;
+    }
+}
+
+void deflate_pool_configure(struct deflate_pool *p)
+{
+    int64_t level = p->worker->config->compression_level;
+    if (p->level != level)
+        deflate_free_shared(p); /* between two messages they hold nothing */
+    p->level = level;
+}
+
 void deflate_pool_fini(struct deflate_pool *p)
 {
     while (p->spare != NULL) {
@@ -135,12 +153,7 @@ void deflate_pool_fini(struct deflate_pool *p)
         deflate_discount(p, deflate_inflater_cost(DEFLATE_MAX_BITS));
     }
     p->nspare = 0;
-    for (unsigned bits = 0; bits <= DEFLATE_MAX_BITS; bits++) {
-        if (p->shared[bits] != NULL)
-            deflate_discount(p, deflate_compressor_cost(bits, MAX_MEM_LEVEL - 1));
-        deflate_free_compressor(p->shared[bits]);
-        p->shared[bits] = NULL;
-    }
+    deflate_free_shared(p);
     buf_fini(&p->scratch);
 }
 

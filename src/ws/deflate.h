@@ -29,12 +29,16 @@ struct deflate_pool {
     struct deflate_inflater *spare; /* inflaters that are not lent */
     unsigned nspare;
     unsigned users;     /* connections with a `struct deflate` */
+    int64_t level;      /* compression_level of the shared compressors */
     struct buf scratch; /* what deflate_compress returns */
 };
 
 void deflate_pool_init(struct deflate_pool *p, struct worker *w);
 /* When no connection has a `struct deflate` any more: frees all there is. It can be used again. */
 void deflate_pool_fini(struct deflate_pool *p);
+
+/* The worker's configuration is another one: the shared compressors are made anew if their level is. */
+void deflate_pool_configure(struct deflate_pool *p);
 
 /* What is left of `want` under compression_limit: beyond half of it no context takeover, beyond all of it
  * nothing. `cost` is what the connection would need. */

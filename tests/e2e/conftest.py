@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ CONT, TEXT, BINARY_OP, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 def environment(**extra):
     env = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWIRE_")}
-    env.update({f"TIDEWIRE_{k.upper()}": str(v) for k, v in extra.items()})
+    env.update({f"TIDEWIRE_{k.upper()}": str(v) for k, v in extra.items() if v is not None})
     return env
 
 
@@ -210,6 +211,18 @@ def serve(tmp_path):
         if SANITIZER.search(server.log):
             problems.append(server.log)
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(name="started_by")
+def started_by_a_script(monkeypatch, tmp_path):
+    """started_by(python) lets every server be started by these lines."""
+    def prepare(lines):
+        path = tmp_path / "parent"
+        path.write_text(f"#!/usr/bin/python3\nimport os, socket, sys\n{lines}\n"
+                        f"os.execv({BINARY!r}, [{BINARY!r}, *sys.argv[1:]])\n", encoding="utf-8")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys.modules[__name__], "BINARY", str(path))
+    return prepare
 
 
 class Response:

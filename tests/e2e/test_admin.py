@@ -313,7 +313,8 @@ def test_a_unix_socket(admin, tmp_path):
 @pytest.mark.parametrize("options, words", [
     ({"admin": "127.0.0.1"}, "admin: .*expected ADDRESS:PORT"),
     ({"admin": ""}, "admin: .*expected ADDRESS:PORT"),
-    ({"admin": "proxy:127.0.0.1:0"}, "admin: .*PROXY"),
+    ({"admin": "proxy:127.0.0.1:0"}, "admin: .*for `listen` only"),
+    ({"admin": "tls:127.0.0.1:0"}, "admin: .*for `listen` only"),
     ({"admin": "127.0.0.1:0", "admin_token": ""}, "admin_token: the token is empty"),
     ({"admin": "127.0.0.1:0", "admin_token": "two words"}, "admin_token: the token has blanks"),
     ({"admin": "127.0.0.1:0", "admin_token": "x" * 1025}, "admin_token: the token is longer than 1024"),

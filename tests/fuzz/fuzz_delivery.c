@@ -357,7 +357,7 @@ static void peer_open(struct peer *p, unsigned worker)
     opening = p;
     size_t len = write_upgrade(p->speech, upgrade, sizeof upgrade);
     CHECK(write(p->fd, upgrade, len) == (ssize_t)len);
-    http1_on_accept(workers[worker], fds[0], &address, false);
+    http1_on_accept(workers[worker], fds[0], &address, (struct spread_how){0});
     while (p->session == NULL)
         run(worker);
     peer_read_all(p);

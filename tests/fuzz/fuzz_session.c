@@ -407,7 +407,7 @@ static int client_open(const uint8_t *first, size_t len)
     int fds[2];
     const struct sockaddr peer = {.sa_family = AF_UNIX};
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
-    http1_on_accept(worker, fds[0], &peer, false);
+    http1_on_accept(worker, fds[0], &peer, (struct spread_how){0});
     struct buf out = BUF_INIT;
     put(&out, upgrade, sizeof upgrade - 1);
     put(&out, first, len);

@@ -104,7 +104,7 @@ static inline void open_probe(struct probe *p)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
     memset(p, 0, sizeof *p);
     p->peer = fds[1];
-    p->c = conn_create(worker, fds[0], &ops, p);
+    p->c = conn_create(worker, fds[0], &ops, p, NULL);
     assert_non_null(p->c);
     conn_set_deadline(p->c, 3600);
 }

@@ -159,7 +159,7 @@ static inline void connect_peer(void)
     const struct sockaddr peer = {.sa_family = AF_UNIX};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
     ws.peer = fds[1];
-    http1_on_accept(worker, fds[0], &peer, false);
+    http1_on_accept(worker, fds[0], &peer, (struct spread_how){0});
     assert_int_equal(worker->nconns, 1);
 }
 

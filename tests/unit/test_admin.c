@@ -66,7 +66,7 @@ static struct admin *opened(void)
 {
     struct admin *a = NULL;
     struct err e;
-    assert_int_equal(admin_open(&a, loop, &config, &answers, "fine\n", &e), 0);
+    assert_int_equal(admin_open(&a, loop, &config, &answers, "fine\n", NULL, &e), 0);
     assert_non_null(a);
     return a;
 }
@@ -107,9 +107,13 @@ static void without_an_address_there_is_none(void **state)
     config.admin = NULL;
     config.admin_token_file = "/nowhere"; /* not even looked at */
     assert_int_equal(admin_check(&config, &e), 0);
-    assert_int_equal(admin_open(&a, loop, &config, &answers, NULL, &e), 0);
+    assert_int_equal(admin_open(&a, loop, &config, &answers, NULL, NULL, &e), 0);
     assert_null(a);
-    assert_int_equal(admin_set_token(a, &config, &e), 0);
+    assert_int_equal(admin_prepare_token(a, &config, false, &e), 0);
+    admin_commit_token(a);
+    admin_discard_token(a);
+    admin_announce(a);
+    assert_null(admin_path(a));
     admin_close(a);
 }
 
@@ -156,12 +160,18 @@ static void a_new_token_holds_for_those_who_are_connected(void **state)
     int fd = connected(spec);
     assert_int_equal(status(fd, "old"), 200);
     write_token("new\n");
-    assert_int_equal(status(fd, "old"), 200); /* nobody has been told */
-    assert_int_equal(admin_set_token(a, &config, &e), 0);
+    assert_int_equal(admin_prepare_token(a, &config, true, &e), 0);
+    assert_int_equal(status(fd, "old"), 200); /* only prepared */
+    admin_discard_token(a);
+    admin_commit_token(a);
+    assert_int_equal(status(fd, "old"), 200); /* taken back */
+    assert_int_equal(admin_prepare_token(a, &config, true, &e), 0);
+    admin_commit_token(a);
     assert_int_equal(status(fd, "old"), 401);
     assert_int_equal(status(fd, "new"), 200);
     config.admin_token_file = NULL;
-    assert_int_equal(admin_set_token(a, &config, &e), 0);
+    assert_int_equal(admin_prepare_token(a, &config, false, &e), 0);
+    admin_commit_token(a);
     assert_int_equal(status(fd, "whatever"), 200);
     close(fd);
     admin_close(a);
@@ -176,10 +186,10 @@ static void a_token_that_cannot_be_used_changes_nothing(void **state)
     static const char *const bad[] = {"", " \n", "two words", "caf\303\251", "a\nb"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         write_token(bad[i]);
-        assert_int_equal(admin_set_token(a, &config, &e), -1);
+        assert_int_equal(admin_prepare_token(a, &config, true, &e), -1);
     }
     unlink(token_file);
-    assert_int_equal(admin_set_token(a, &config, &e), -1);
+    assert_int_equal(admin_prepare_token(a, &config, true, &e), -1);
     assert_non_null(strstr(e.text, token_file));
     int fd = connected(spec);
     assert_int_equal(status(fd, "good"), 200);
@@ -197,7 +207,7 @@ static void an_address_can_be_changed(void **state)
     int old = connected(spec);
     assert_int_equal(status(old, ""), 200);
     config.admin = "unix:/nowhere/at/all";
-    assert_int_equal(admin_open(&b, loop, &config, &answers, "fine\n", &e), -1);
+    assert_int_equal(admin_open(&b, loop, &config, &answers, "fine\n", NULL, &e), -1);
     assert_null(b);
     assert_int_equal(strncmp(e.text, "admin: ", 7), 0);
     assert_int_equal(status(old, ""), 200);

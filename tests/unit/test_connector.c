@@ -666,8 +666,6 @@ static void options_that_are_no_good(void **state)
     (void)state;
     options.opening.url = "ws://h/#x";
     refuse("bad URL: a WebSocket's has no fragment ('#')");
-    options.opening.url = "wss://h/";
-    refuse("wss:// is not supported yet");
     assert_int_equal(metrics_sum(METRIC_CLIENTS), 0);
 }
 

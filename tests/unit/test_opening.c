@@ -184,10 +184,10 @@ static void url_is_refused(void **state)
     static const struct {
         const char *url, *why;
     } cases[] = {
-        {"", "bad URL \"\": it must begin with ws://"},
-        {"h", "must begin with ws://"},
-        {"/chat", "\"/chat\": it must begin with ws://"},
-        {"ftp://h/", "\"ftp://h/\": it must begin with ws://"},
+        {"", "bad URL \"\": it must begin with ws:// or wss://"},
+        {"h", "must begin with ws:// or wss://"},
+        {"/chat", "\"/chat\": it must begin with ws:// or wss://"},
+        {"ftp://h/", "\"ftp://h/\": it must begin with ws:// or wss://"},
         {"ws:h", "must begin with"},
         {"f\x1b[2Joo\nbar", "f?[2Joo?bar"},
         {"ws://", "no host"},

@@ -315,27 +315,6 @@ static void stamps_tell_states_apart(void **state)
     assert_int_equal(rmdir(path("file")), 0);
 }
 
-static void the_next_snapshot_is_kept_once(void **state)
-{
-    (void)state;
-    struct snapshot *kept = snapshot;
-    snapshot_keep_next(&kept);
-    assert_null(kept);
-    struct snapshot *made = snapshot_create();
-    assert_ptr_equal(kept, made);
-    snapshot_unref(made);
-    assert_int_equal(snapshot_count(kept), 0); /* alive */
-    struct snapshot *other = snapshot_create();
-    assert_ptr_equal(kept, made);
-    snapshot_unref(other);
-    snapshot_unref(kept);
-    snapshot_keep_next(&kept);
-    snapshot_keep_next(NULL);
-    other = snapshot_create();
-    assert_null(kept);
-    snapshot_unref(other);
-}
-
 static void *read_shared(void *arg)
 {
     struct snapshot_file *f = arg;
@@ -386,7 +365,6 @@ int main(void)
         TEST(threads_get_the_same),
         TEST(list_has_all_that_was_asked_for),
         TEST(stamps_tell_states_apart),
-        TEST(the_next_snapshot_is_kept_once),
     };
     return cmocka_run_group_tests(tests, group_set_up, group_tear_down);
 }

@@ -19,11 +19,11 @@ static struct {
     bool proxied;
 } got[WORKERS];
 
-static void on_accept(struct worker *w, int fd, const struct sockaddr *peer, bool proxied)
+static void on_accept(struct worker *w, int fd, const struct sockaddr *peer, struct spread_how how)
 {
     unsigned i = w->index - 1;
     got[i].n++;
-    got[i].proxied = proxied;
+    got[i].proxied = how.proxied;
     memcpy(&got[i].peer, peer, sizeof got[i].peer);
     close(fd);
     worker_conn_opened(w);
@@ -75,7 +75,7 @@ static void place(struct spread_batch *b, unsigned n)
 {
     struct sockaddr_storage peer = {.ss_family = AF_UNIX};
     for (unsigned i = 0; i < n; i++)
-        spread_place(b, a_descriptor(), &peer, false);
+        spread_place(b, a_descriptor(), &peer, (struct spread_how){0});
 }
 
 /* One batch of `n`, accepted by the first worker. */
@@ -141,7 +141,7 @@ static void peer_and_proxied_go_with_it(void **state)
     burst(SPREAD_SLACK + 1);
     memset(&peer, 'p', sizeof peer);
     spread_begin(&b, worker);
-    spread_place(&b, a_descriptor(), &peer, true);
+    spread_place(&b, a_descriptor(), &peer, (struct spread_how){.proxied = true});
     spread_end(&b);
     deliver();
     assert_got(SPREAD_SLACK + 1, 1, 0);
