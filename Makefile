@@ -129,6 +129,9 @@ install: binary ## PREFIX=/usr/local DESTDIR=
 	install -D -m 755 build/tidewire $(DESTDIR)$(PREFIX)/bin/tidewire
 	install -D -m 644 lua/types/tidewire.lua $(DESTDIR)$(PREFIX)/share/tidewire/types/tidewire.lua
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/tidewire/examples lua/examples/*.lua
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidewire lua/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system scripts/tidewire.service scripts/tidewire.socket
+	sed -i 's,/usr/local/,$(PREFIX)/,' $(DESTDIR)$(PREFIX)/lib/systemd/system/tidewire.service
 
 clean: ## remove build/
 	rm -rf build

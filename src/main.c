@@ -2,8 +2,9 @@
  * Start-up and shut-down. The main thread runs signals, the control socket and the watchdog, and never a
  * script.
  *
- *   parse the command line -> build generation 1 (builder thread) -> bind -> start workers -> serve
- *   -> signal -> stop workers -> all have ended -> leave */
+ *   parse the command line -> open what is listened on and files -> root becomes `user`
+ *   -> build generation 1 (builder thread) -> start workers -> serve
+ *   -> signal -> stop_delay -> stop workers -> all have ended -> leave */
 #include <curl/curl.h>
 #include <errno.h>
 #include <ev.h>
@@ -25,7 +26,10 @@
 #include "ops/cli.h"
 #include "ops/control.h"
 #include "ops/limits.h"
+#include "ops/logs.h"
+#include "ops/notify.h"
 #include "ops/pidfile.h"
+#include "ops/privileges.h"
 #include "ops/watch.h"
 #include "ops/watchdog.h"
 #include "script/dispatch.h"
@@ -63,10 +67,11 @@ struct server {
     struct mail *finished;   /* one for each worker */
     size_t nworkers, nstarted, nfinished;
     uint64_t generation;
-    ev_signal on_hup, on_term, on_int;
-    ev_timer stop_deadline;
-    bool stopping;
-    int pid_fd; /* -1: none */
+    ev_signal on_hup, on_term, on_int, on_usr1;
+    ev_timer stop_delay, stop_deadline;
+    struct notify notify;
+    bool stopping; /* or about to: not ready for anything new */
+    int pid_fd;    /* -1: none */
     int exit_code;
 };
 
@@ -86,6 +91,7 @@ static void remove_files(struct server *s)
 static void leave_at_once(struct server *s, int exit_code)
 {
     remove_files(s);
+    log_leave();
     _exit(exit_code);
 }
 
@@ -116,18 +122,39 @@ static void on_stop_deadline(struct ev_loop *loop, ev_timer *timer, int revents)
     leave_at_once(s, EXIT_FAILED);
 }
 
-static void stop(struct server *s, int exit_code)
+/* Nothing more is accepted; who is there takes leave. */
+static void stop_workers(struct server *s)
 {
-    s->exit_code = exit_code;
-    s->stopping = true;
-    control_answer(s->control, UINT64_MAX, "error stopping\n");
-    if (s->nstarted == 0)
-        leave(s, exit_code);
     ev_timer_init(&s->stop_deadline, on_stop_deadline, s->cli.config.drain_timeout + STOP_SLACK_S, 0);
     s->stop_deadline.data = s;
     ev_timer_start(s->loop, &s->stop_deadline);
     for (size_t i = 0; i < s->nstarted; i++)
         worker_stop(s->workers[i]);
+}
+
+static void on_stop_delay(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+    (void)loop;
+    (void)revents;
+    stop_workers(timer->data);
+}
+
+/* The server is not ready any more (`stopping`); after `delay` seconds, in which load balancers take notice,
+ * it accepts no more. */
+static void stop(struct server *s, int exit_code, double delay)
+{
+    s->exit_code = exit_code;
+    s->stopping = true;
+    notify_tell(&s->notify, "STOPPING=1", "stopping");
+    control_answer(s->control, UINT64_MAX, "error stopping\n");
+    if (s->nstarted == 0)
+        leave(s, exit_code);
+    else if (delay > 0) {
+        ev_timer_init(&s->stop_delay, on_stop_delay, delay, 0);
+        s->stop_delay.data = s;
+        ev_timer_start(s->loop, &s->stop_delay);
+    } else
+        stop_workers(s);
 }
 
 static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
@@ -141,7 +168,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
         leave_at_once(s, EXIT_FINE);
     }
     log_always("%s: stopping", name);
-    stop(s, EXIT_FINE);
+    stop(s, EXIT_FINE, s->cli.config.stop_delay);
 }
 
 /* ---- reloading ---- */
@@ -149,6 +176,7 @@ static void on_stop_signal(struct ev_loop *loop, ev_signal *signal, int revents)
 /* Returns the request's ticket. */
 static uint64_t request_reload(struct server *s)
 {
+    notify_reloading(&s->notify);
     watch_taken(s->watch); /* before, so that nothing that changes in between is taken for loaded */
     return reload_request(s->reload);
 }
@@ -162,6 +190,14 @@ static void on_hup_signal(struct ev_loop *loop, ev_signal *signal, int revents)
         return;
     log_info("SIGHUP: loading %s", s->cli.script);
     request_reload(s);
+}
+
+static void on_usr1_signal(struct ev_loop *loop, ev_signal *signal, int revents)
+{
+    (void)loop;
+    (void)signal;
+    (void)revents;
+    logsink_reopen();
 }
 
 static void on_file_change(void *user, const char *path, size_t others)
@@ -217,6 +253,19 @@ static void tell_later(struct server *s, uint64_t ticket, uint64_t generation)
     ev_timer_start(s->loop, &s->judged.patience);
 }
 
+/* Tells the service manager that nothing is being loaded any more. */
+static void tell_loaded(struct server *s, const struct reload_outcome *out)
+{
+    if (!s->notify.reloading || reload_is_newer(s->reload, out->ticket))
+        return;
+    unsigned long long n = (unsigned long long)s->generation;
+    if (out->gen != NULL)
+        notify_tell(&s->notify, "READY=1", "generation %llu serves", n);
+    else
+        notify_tell(&s->notify, "READY=1", "generation %llu serves; a reload was refused: %s", n,
+                    out->error.text);
+}
+
 /* Tells those who wait for it that a reload was refused. */
 static void tell_outcome(struct server *s, const struct reload_outcome *out)
 {
@@ -253,6 +302,8 @@ static void on_control(void *user, struct control_request *request)
         buf_puts(answer, "error unknown request\n");
     else if (s->stopping)
         buf_puts(answer, "error stopping\n");
+    else if (s->workers == NULL)
+        buf_puts(answer, "error starting\n");
     else if (reload)
         on_reload_request(s, request);
     else if (sick != 0)
@@ -300,6 +351,25 @@ static void on_migration_report(struct mail *m, void *receiver)
         accept_generation(s);
 }
 
+/* What may take root's rights to open; then these go, before anything of a script runs. */
+static int open_all(struct server *s, struct err *e)
+{
+    const struct config *config = &s->cli.config;
+    struct privileges user;
+    if (privileges_find(&user, config->user, e) < 0)
+        return -1;
+    for (size_t i = 0; i < config->listen.n; i++) {
+        if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
+            return -1;
+        privileges_give_socket(&user, s->sets[i].unix_path);
+    }
+    if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
+        control_open(&s->control, s->loop, config, on_control, s, e) < 0)
+        return -1;
+    privileges_give_socket(&user, control_path(s->control));
+    return privileges_drop(&user, e);
+}
+
 static int start_workers(struct server *s, struct gen *gen, struct err *e)
 {
     const struct dispatch_options dispatch = {
@@ -310,12 +380,6 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
     s->shared = shared_create((uint64_t)config->shared_size);
     if (s->workers == NULL || s->finished == NULL || s->shared == NULL)
         return err_set(e, "out of memory");
-    for (size_t i = 0; i < config->listen.n; i++)
-        if (listener_bind(&s->sets[i], config->listen.item[i], s->nworkers, e) < 0)
-            return -1;
-    if (pidfile_write(config->pid_file, &s->pid_fd, e) < 0 ||
-        control_open(&s->control, s->loop, config, on_control, s, e) < 0)
-        return -1;
     if (topics_init((unsigned)s->nworkers) < 0)
         return err_set(e, "cannot get random bytes: %s", strerror(errno));
     for (size_t i = 0; i < s->nworkers; i++) {
@@ -345,8 +409,13 @@ static int start_workers(struct server *s, struct gen *gen, struct err *e)
             return err_set(e, "cannot start worker %zu: %s", i + 1, strerror(rc));
         s->nstarted++;
     }
+    limits_tell(config);
+    privileges_tell(config->user);
     for (size_t i = 0; i < config->listen.n; i++)
         log_always("listening on %s", s->sets[i].text);
+    logs_on_serving();
+    notify_tell(&s->notify, "READY=1", "generation %llu serves", (unsigned long long)s->generation);
+    notify_watch(&s->notify, s->loop, &s->watchdog);
     return 0;
 }
 
@@ -405,7 +474,7 @@ static void on_first_generation(struct server *s, struct gen *gen)
     rollout_publish(&s->rollout, gen->number, gen->snapshot, false);
     if (start_workers(s, gen, &e) < 0) {
         log_error("%s", e.text);
-        stop(s, EXIT_FAILED);
+        stop(s, EXIT_FAILED, 0);
     }
 }
 
@@ -444,6 +513,8 @@ static void on_outcome(struct mail *m, void *receiver)
             tell_later(s, out->ticket, out->gen->number);
     } else
         on_first_generation(s, out->gen);
+    if (serving && !s->stopping)
+        tell_loaded(s, out);
     gen_destroy(out->gen);
     snapshot_unref(out->snapshot);
     free(out);
@@ -452,6 +523,7 @@ static void on_outcome(struct mail *m, void *receiver)
 static void on_stuck(void)
 {
     log_error("abort_stuck is set: aborting");
+    log_leave();
     abort();
 }
 
@@ -488,7 +560,13 @@ static int start(struct server *s, struct err *e)
     watch_signal(s, &s->on_hup, SIGHUP, on_hup_signal);
     watch_signal(s, &s->on_term, SIGTERM, on_stop_signal);
     watch_signal(s, &s->on_int, SIGINT, on_stop_signal);
+    watch_signal(s, &s->on_usr1, SIGUSR1, on_usr1_signal);
     s->nworkers = serve ? limits_workers(config) : 1;
+    if (serve) {
+        notify_open(&s->notify);
+        if (open_all(s, e) < 0)
+            return -1;
+    }
     s->reaper = reaper_create();
     if (s->reaper == NULL)
         return err_set(e, "cannot start the reaper thread");
@@ -516,6 +594,7 @@ static volatile sig_atomic_t final_exit_code;
 static void on_late_signal(int number)
 {
     (void)number;
+    logsink_flush(LOGSINK_LEAVE_MS);
     _exit((int)final_exit_code);
 }
 
@@ -529,10 +608,13 @@ static void take_signals_back(struct server *s)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &set, &before);
     ev_signal_stop(s->loop, &s->on_hup); /* each sets the signal's default action */
     ev_signal_stop(s->loop, &s->on_term);
     ev_signal_stop(s->loop, &s->on_int);
+    ev_signal_stop(s->loop, &s->on_usr1);
+    signal(SIGUSR1, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGTERM, on_late_signal);
     signal(SIGINT, on_late_signal);
@@ -561,6 +643,7 @@ static void finish(struct server *s)
     for (size_t i = 0; i < CONFIG_LIST_MAX; i++)
         listener_release(&s->sets[i]);
     topics_fini();
+    notify_close(&s->notify, s->loop);
     if (s->reload != NULL)
         watchdog_stop(&s->watchdog, s->loop);
     if (s->reaper != NULL)
@@ -583,12 +666,17 @@ static int serve(struct server *s)
             fprintf(stderr, "tidewire: %s\n", e.text);
             return EXIT_USAGE;
         }
+    if (s->cli.command == CLI_RUN && logs_start(&s->cli.config, &e) < 0) {
+        fprintf(stderr, "tidewire: %s\n", e.text);
+        return EXIT_FAILED;
+    }
     if (start(s, &e) < 0) {
         log_error("%s", e.text);
         s->exit_code = EXIT_FAILED;
     } else
         ev_run(s->loop, 0);
     finish(s);
+    log_stop();
     return s->exit_code;
 }
 
@@ -632,7 +720,7 @@ static void keep_memory(void)
 
 int main(int argc, char **argv)
 {
-    static struct server server = {.pid_fd = -1};
+    static struct server server = {.pid_fd = -1, .notify = {.fd = -1}};
     struct err e;
     int exit_code = EXIT_FINE;
     if (cli_parse(&server.cli, argc, argv, environ, &e) < 0) {
@@ -642,7 +730,7 @@ int main(int argc, char **argv)
     }
     const struct config *config = &server.cli.config;
     keep_memory();
-    log_setup((enum log_level)config->log_level, (enum log_format)config->log_format);
+    logs_setup(config);
     switch (server.cli.command) {
     case CLI_HELP: cli_print_help(); break;
     case CLI_VERSION: cli_print_version(); break;

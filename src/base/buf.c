@@ -58,11 +58,13 @@ int buf_printf(struct buf *b, const char *fmt, ...)
     va_start(ap, fmt);
     va_list again;
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
+    size_t room = b->cap - b->len;
+    int n = vsnprintf(room > 0 ? b->data + b->len : NULL, room, fmt, ap); /* mostly there is room */
     va_end(ap);
     int rc = -1;
-    if (n >= 0 && buf_reserve(b, (size_t)n + 1) == 0) {
-        vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
+    if (n >= 0 && ((size_t)n < room || buf_reserve(b, (size_t)n + 1) == 0)) {
+        if ((size_t)n >= room)
+            vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
         b->len += (size_t)n;
         rc = 0;
     }

@@ -28,8 +28,11 @@ struct config {
     struct config_list listen, origins, trusted_proxies;
     char *control;
     char *pid_file;
+    char *user;
     int64_t workers; /* 0 is auto: one per processor this process may use */
     int64_t log_level, log_format;
+    char *log_file, *access_log;
+    int64_t log_buffer, log_repeat;
     int64_t max_connections; /* 0 is auto: the file limit less a reserve */
     int64_t max_connections_per_address, max_tls_handshakes;
     int64_t max_head, max_body, max_frame, max_message, send_limit, read_ahead, vm_memory;
@@ -42,7 +45,7 @@ struct config {
     int64_t max_subscriptions, max_subscriptions_per_connection;
     double handshakes_per_second, messages_per_second;
     double handshake_timeout, idle_timeout, ping_interval, close_timeout, connect_timeout;
-    double drain_timeout, reload_drain;
+    double drain_timeout, stop_delay, reload_drain;
     double handler_budget, load_budget;
     double proxy_timeout, keep_alive_timeout, body_timeout, request_timeout, send_timeout;
     bool abort_stuck, compression, compression_takeover, gzip, pin_workers, watch;

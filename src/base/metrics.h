@@ -82,6 +82,9 @@
     X(SHARED_KEYS, "tidewire_shared_keys", "", "gauge", "Keys in app.shared.")                               \
     X(SHARED_EVICTIONS, "tidewire_shared_evictions_total", "", "counter",                                    \
       "Keys that app.shared lost because of shared_size.")                                                   \
+    X(LOG_LOST, "tidewire_log_lines_lost_total", "log=\"log\"", "counter",                                   \
+      "Lines that found no room in log_buffer.")                                                             \
+    X(ACCESS_LOST, "tidewire_log_lines_lost_total", "log=\"access\"", "counter", "")                         \
     X(RELOADS_OK, "tidewire_reloads_total", "outcome=\"ok\"", "counter", "Generations built.")               \
     X(RELOADS_FAILED, "tidewire_reloads_total", "outcome=\"refused\"", "counter", "")                        \
     X(RELOADS_ROLLED_BACK, "tidewire_reloads_total", "outcome=\"rolled_back\"", "counter", "")               \

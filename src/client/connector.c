@@ -138,9 +138,12 @@ static void connector_on_later(struct conn *c)
     struct connector *k = conn_session(c);
     if (c->state != CONN_OPEN)
         return;
+    char url[OPENING_URL_MAX];
+    opening_url(&k->opening, url);
     const struct connector_result result = {
         .conn = c,
         .head = k->opening.head,
+        .url = url,
         .protocol = k->answer.protocol,
         .terms = k->answer.terms,
         .rest = (const uint8_t *)k->in.data + k->answer.used,

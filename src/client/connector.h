@@ -34,6 +34,7 @@ struct connector_options {
 struct connector_result {
     struct conn *conn;
     struct head *head; /* the request, with the server's address as the remote one; head_ref keeps it */
+    const char *url;   /* for people (opening_url) */
     int protocol;      /* place among the offers; -1: none */
     struct extensions_terms terms;
     const uint8_t *rest;

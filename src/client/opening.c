@@ -359,6 +359,16 @@ void opening_fini(struct opening *o)
     memset(o, 0, sizeof *o);
 }
 
+void opening_url(const struct opening *o, char out[OPENING_URL_MAX])
+{
+    char port[8] = "";
+    const char *path = head_bytes(o->head) + o->head->path.at;
+    if (o->port != (o->tls ? 443 : 80))
+        snprintf(port, sizeof port, ":%u", o->port);
+    snprintf(out, OPENING_URL_MAX, o->literal_v6 ? "%s://[%s]%s%.*s" : "%s://%s%s%.*s", o->tls ? "wss" : "ws",
+             o->host, port, (int)o->head->path.len, path);
+}
+
 void opening_where(const struct opening *o, char *out, size_t size)
 {
     snprintf(out, size, o->literal_v6 ? "[%s]:%u" : "%s:%u", o->host, o->port);

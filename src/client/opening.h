@@ -15,6 +15,7 @@
 #include "ws/extensions.h"
 
 #define OPENING_WHY_MAX 256
+#define OPENING_URL_MAX 256
 
 /* A header field, as bytes. */
 struct opening_field {
@@ -64,6 +65,9 @@ enum opening_state { OPENING_MORE, OPENING_DONE, OPENING_FAILED };
  * or announces a body may not be given. Protocols are different tokens, SUBPROTOCOL_MAX_OFFERS at most. */
 int opening_init(struct opening *o, const struct opening_options *options, struct err *e);
 void opening_fini(struct opening *o);
+
+/* "ws://example.com/path", without user, password and query, and without the usual port. */
+void opening_url(const struct opening *o, char out[OPENING_URL_MAX]);
 
 /* "example.com:80", "[::1]:8080". */
 void opening_where(const struct opening *o, char *out, size_t size);

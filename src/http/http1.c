@@ -40,6 +40,8 @@ static const struct http1_handler *http1_handler_of(const struct conn *c)
 /* What cannot be read on: the connection ends after this. */
 static void http1_fail(struct conn *c, int status, const char *detail)
 {
+    struct http1 *h = conn_session(c);
+    access_begin(&h->note);
     reply_last(c);
     reply_error(c, status, detail, NULL);
 }
@@ -112,6 +114,7 @@ static void http1_free(struct conn *c, struct http1 *h)
     metrics_sub(c->worker->metrics, METRIC_REASSEMBLY_BYTES, h->in.cap);
     buf_fini(&h->in);
     head_unref(h->head);
+    free(h->note);
     free(h);
 }
 
@@ -155,6 +158,8 @@ void http1_done(struct conn *c)
 {
     struct http1 *h = conn_session(c);
     bool put_off = h->request != NULL;
+    if (h->note != NULL)
+        access_request(c, &h->note);
     h->request = NULL;
     h->streaming = false;
     h->mute = false;
@@ -317,9 +322,11 @@ static void http1_begin_body(struct conn *c)
         return;
     }
     h->state = HTTP1_BODY;
-    h->body_left = head->content_length;
     h->body_renewed = 0;
-    memset(&h->chunked, 0, sizeof h->chunked);
+    if (chunked)
+        memset(&h->chunked, 0, sizeof h->chunked);
+    else
+        h->body_left = head->content_length;
     if ((head->flags & HEAD_EXPECT_CONTINUE) && head->minor > 0)
         conn_send(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
     http1_wait(c, c->worker->config->body_timeout);
@@ -349,10 +356,6 @@ static void http1_on_head(struct conn *c, const char *data, size_t len)
     struct http1 *h = conn_session(c);
     struct head_fault fault;
     h->mute = http1_begins_with_head(data, len);
-    if (http1_is_stopping(c)) {
-        http1_fail(c, 503, "The server is stopping.");
-        return;
-    }
     if (head_parse(data, len, &h->head, &fault) < 0) {
         h->head = NULL;
         http1_fail(c, fault.status, fault.reason);
@@ -409,6 +412,7 @@ static size_t http1_read_head(struct conn *c, const uint8_t *data, size_t len)
     struct http1 *h = conn_session(c);
     size_t before = h->in.len;
     if (before == 0) {
+        access_begin(&h->note);
         size_t end = http1_find_head(c, data, len);
         if (end > 0) {
             http1_on_head(c, (const char *)data, end);
@@ -617,7 +621,7 @@ static void http1_on_timeout(struct conn *c)
         conn_close(c);
     else if (h->request != NULL)
         http1_on_wait(c);
-    else if (!http1_is_too_late(c) && !http1_is_stopping(c))
+    else if (!http1_is_too_late(c) && (!http1_is_stopping(c) || h->state == HTTP1_BODY))
         http1_wait_on(c);
     else if (h->state == HTTP1_PROXYLINE)
         http1_refuse_proxy(c, "did not send its PROXY protocol within proxy_timeout");
@@ -631,10 +635,14 @@ static void http1_on_timeout(struct conn *c)
                                           : "The request's headers did not arrive within handshake_timeout.");
 }
 
+/* A request that is under way is answered yet, and so is one that has arrived and was not read. */
 static void http1_on_stop(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    if (h->request == NULL || (h->needs_peer && !h->streaming))
+    bool deciding = h->request != NULL && h->needs_peer && !h->streaming;
+    if (h->state == HTTP1_HEAD && h->answered && h->in.len == 0 && !conn_has_input(c))
+        conn_finish(c, HTTP1_LINGER_S);
+    else if (deciding || h->state == HTTP1_HEAD || h->state == HTTP1_PROXYLINE)
         conn_set_deadline(c, HTTP1_STOP_GRACE_S);
 }
 
@@ -655,6 +663,8 @@ static void http1_on_later(struct conn *c)
 static void http1_on_dead(struct conn *c)
 {
     struct http1 *h = conn_session(c);
+    if (h->note != NULL)
+        access_request(c, &h->note);
     http1_give_up_request(c);
     if (h->refused)
         atomic_fetch_sub(&http1_refused, 1);

@@ -35,6 +35,9 @@ struct http1_handler {
     void (*on_gone)(struct conn *c, void *request);
     /* What was streamed for it has left the queue. */
     void (*on_drained)(struct conn *c, void *request);
+    /* The pattern of the route that a request is for, for the access log; NULL: none. `request` is what it
+     * was put off with, or NULL. May be NULL. */
+    const char *(*route_of)(const struct conn *c, const struct head *head, void *request);
 };
 
 /* worker_hooks.on_accept: starts a connection in its HTTP phase, or refuses it. One that is `proxied` comes

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
- * The state of a connection in its HTTP phase: for http1.c, which reads requests, and reply.c, which answers
- * them. Nobody else looks inside. */
+ * The state of a connection in its HTTP phase: for http1.c, which reads requests, reply.c, which answers
+ * them, and access.c, which logs them. Nobody else looks inside. */
 #ifndef TIDEWIRE_HTTP_HTTP1_SESSION_H
 #define TIDEWIRE_HTTP_HTTP1_SESSION_H
 
 #include <netinet/in.h>
 
 #include "base/buf.h"
+#include "http/access.h"
 #include "http/chunked.h"
 #include "http/head.h"
 #include "net/conn.h"
@@ -21,10 +22,13 @@ struct http1 {
     struct head *head; /* of the request at hand */
     struct buf body;
     size_t max_body, body_renewed; /* what had come when the body last got more time */
-    uint64_t body_left;            /* of one with a length */
-    struct chunked chunked;
-    void *request; /* put off; or NULL */
-    uint8_t state; /* enum http1_state */
+    union {
+        uint64_t body_left; /* of one with a length */
+        struct chunked chunked;
+    };
+    void *request;            /* put off; or NULL */
+    struct access_note *note; /* of the request at hand, while there is an access log; or NULL */
+    uint8_t state;            /* enum http1_state */
     bool refused : 1;
     bool keep : 1;       /* the connection, after this request */
     bool streaming : 1;  /* its answer is */

@@ -39,6 +39,8 @@ static void reply_head(struct conn *c, const struct response *r, int64_t length)
     const char *type = response_has_body(r->status) ? r->type : NULL;
     h->keep = keep && r->status != 426;
     reply_count(c->worker, r->status);
+    if (h->note != NULL)
+        h->note->status = r->status;
     conn_send(c, lines, response_first_lines(r->status, type, length, lines));
     if (r->fields_len > 0)
         conn_send(c, r->fields, r->fields_len);
@@ -67,8 +69,11 @@ void reply_send(struct conn *c, const struct response *r)
                response_has_body(r->status) ? (int64_t)r->body_len
                : r->status == 205           ? 0 /* RFC 9110, 15.3.6: that one says that it is empty */
                                             : RESPONSE_UNTOLD);
-    if (!mute && r->body_len > 0)
+    if (!mute && r->body_len > 0) {
         conn_send_at_once(c, r->body, r->body_len);
+        if (h->note != NULL)
+            h->note->bytes = r->body_len;
+    }
     http1_done(c); /* before the flush, which may find the peer gone: that is to answer nothing more */
     reply_hold_to_limit(c, 0);
 }
@@ -130,6 +135,8 @@ void reply_piece(struct conn *c, const void *data, size_t len)
     conn_send(c, data, len);
     if (h->chunks)
         conn_send(c, "\r\n", 2);
+    if (h->note != NULL)
+        h->note->bytes += len;
     reply_hold_to_limit(c, (size_t)c->worker->config->send_limit);
 }
 
@@ -140,5 +147,7 @@ void reply_end(struct conn *c, bool whole)
         conn_send(c, "0\r\n\r\n", 5);
     else if (!whole)
         h->keep = false;
+    if (h->note != NULL)
+        h->note->cut = !whole;
     http1_done(c);
 }

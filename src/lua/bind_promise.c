@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * The promise: a value that comes later. Tasks that await it are in its list of waiters; a waiting task keeps
  * the promise alive, since it is on its stack. Functions given to when_complete are kept in its second user
- * value; a job runs them, each as an entry of its own. */
+ * value, each with what it is about under its negative number; a job runs them, as entries of their own. */
 #include "lua/bind_promise.h"
+
+#include <string.h>
 
 #include <lauxlib.h>
 
@@ -54,8 +56,10 @@ static int bind_promise_call_body(lua_State *L)
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->self);
     lua_getiuservalue(L, 1, BIND_PROMISE_FUNCTIONS);
     lua_rawgeti(L, 2, p->called);
-    lua_pushnil(L);
-    lua_rawseti(L, 2, p->called);
+    for (lua_Integer i = -p->called; i <= p->called; i += 2 * p->called) {
+        lua_pushnil(L);
+        lua_rawseti(L, 2, i);
+    }
     lua_callk(L, bind_promise_push_outcome(L, 1, p), 0, 0, sched_call_done);
     return 0;
 }
@@ -73,12 +77,25 @@ static void bind_promise_drop(struct job *j)
     bind_promise_release(LIST_ENTRY(j, struct bind_promise, job));
 }
 
+/* What the next function is about: what the code was that gave it. Never raises. */
+static struct log_context bind_promise_about(const struct bind_promise *p)
+{
+    lua_State *L = p->job.vm->L;
+    struct log_context about = {.worker = p->job.vm->worker};
+    lua_rawgeti(L, LUA_REGISTRYINDEX, p->self);
+    lua_getiuservalue(L, -1, BIND_PROMISE_FUNCTIONS);
+    if (lua_rawgeti(L, -1, -p->called) == LUA_TSTRING)
+        memcpy(&about, lua_tostring(L, -1), sizeof about);
+    lua_pop(L, 3);
+    return about;
+}
+
 static void bind_promise_run(struct job *j)
 {
     struct bind_promise *p = LIST_ENTRY(j, struct bind_promise, job);
-    const struct log_context about = {.worker = j->vm->worker};
     for (lua_Integer last = p->functions; p->called < last;) {
         p->called++;
+        const struct log_context about = bind_promise_about(p);
         sched_run(j->vm, &(struct sched_entry){.body = bind_promise_call_body, .arg = p, .about = &about});
     }
     if (p->called < p->functions) /* those have come meanwhile */
@@ -146,6 +163,8 @@ static int bind_promise_when_complete(lua_State *L)
     }
     lua_pushvalue(L, 2);
     lua_rawseti(L, -2, p->functions + 1);
+    lua_pushlstring(L, (const char *)&vm_of(L)->about, sizeof(struct log_context));
+    lua_rawseti(L, -2, -(p->functions + 1));
     if (p->state == BIND_PROMISE_PENDING)
         bind_promise_note(L, 1);
     p->functions++;

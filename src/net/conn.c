@@ -475,6 +475,12 @@ bool conn_peer_gone(const struct conn *c, bool or_half)
     return poll(&p, 1, 0) > 0 && p.revents != 0; /* POLLHUP and POLLERR come unasked */
 }
 
+bool conn_has_input(const struct conn *c)
+{
+    struct pollfd p = {.fd = c->io.fd, .events = POLLIN};
+    return c->holds || poll(&p, 1, 0) > 0;
+}
+
 void conn_on_deadline(struct wheel_item *item, void *arg)
 {
     (void)arg;

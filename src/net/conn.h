@@ -147,6 +147,9 @@ void conn_resume(struct conn *c, const void *data, size_t len);
  * `or_half`, whether it has ended its side. For a connection that is not being read. A system call. */
 bool conn_peer_gone(const struct conn *c, bool or_half);
 
+/* Whether there is something to read that has not been given to on_data, or the peer's end. A system call. */
+bool conn_has_input(const struct conn *c);
+
 /* Asks for ops->on_later once. Not from ops->on_dead. */
 void conn_later(struct conn *c);
 

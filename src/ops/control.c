@@ -311,6 +311,11 @@ int control_open(struct control **out, struct ev_loop *loop, const struct config
     return 0;
 }
 
+const char *control_path(const struct control *c)
+{
+    return c != NULL ? c->path : NULL;
+}
+
 void control_close(struct control *c)
 {
     if (c == NULL)

@@ -32,6 +32,9 @@ int control_open(struct control **out, struct ev_loop *loop, const struct config
                  control_handler *handler, void *user, struct err *e);
 void control_close(struct control *c);
 
+/* Where it is in the file system; NULL when it has an abstract name, or `c` is NULL. */
+const char *control_path(const struct control *c);
+
 /* Answers all clients that wait for a ticket up to `ticket`, if they are still there. `c` may be NULL. */
 void control_answer(struct control *c, uint64_t ticket, const char *text);
 

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "base/log.h"
+
 /* Descriptors kept for what is not a connection: loops and listeners of each worker, logs, files being read,
  * refusals on their way out. */
 #define LIMITS_FILE_RESERVE            160
@@ -72,6 +74,13 @@ int limits_processor_of(unsigned index)
     return (int)cpu;
 }
 
+/* Connections that the file limit has room for. */
+static int64_t limits_room(const struct config *config, rlim_t files)
+{
+    int64_t reserve = LIMITS_FILE_RESERVE + LIMITS_FILE_RESERVE_PER_WORKER * (int64_t)limits_workers(config);
+    return (int64_t)files > 2 * reserve ? (int64_t)files - reserve : 1;
+}
+
 void limits_set(struct config *config)
 {
     struct rlimit files;
@@ -82,8 +91,22 @@ void limits_set(struct config *config)
         setrlimit(RLIMIT_NOFILE, &files);
         getrlimit(RLIMIT_NOFILE, &files);
     }
-    int64_t reserve = LIMITS_FILE_RESERVE + LIMITS_FILE_RESERVE_PER_WORKER * (int64_t)limits_workers(config);
     if (config->max_connections == 0 && files.rlim_cur != RLIM_INFINITY)
-        config->max_connections =
-            (int64_t)files.rlim_cur > 2 * reserve ? (int64_t)files.rlim_cur - reserve : 1;
+        config->max_connections = limits_room(config, files.rlim_cur);
+}
+
+void limits_tell(const struct config *config)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur == RLIM_INFINITY)
+        return;
+    unsigned long long limit = (unsigned long long)files.rlim_cur;
+    int64_t room = limits_room(config, files.rlim_cur);
+    if (config->max_connections > room)
+        log_warn("max_connections is %lld, but a file limit of %llu has room for %lld: raise it (ulimit -n, "
+                 "LimitNOFILE= of systemd, docker run --ulimit nofile=%lld) or lower max_connections",
+                 (long long)config->max_connections, limit, (long long)room,
+                 (long long)(config->max_connections + (int64_t)limit - room));
+    else
+        log_info("up to %lld connections (file limit %llu)", (long long)config->max_connections, limit);
 }

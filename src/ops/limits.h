@@ -18,4 +18,7 @@ int limits_processor_of(unsigned index);
 /* Raises the file limit to what it may be, and derives max_connections from it. */
 void limits_set(struct config *config);
 
+/* Logs how many connections there can be, and a warning when that is less than max_connections. */
+void limits_tell(const struct config *config);
+
 #endif

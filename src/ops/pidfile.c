@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 /* Opens and locks the pid file; -1 when that fails. A server that was leaving may have removed the file
  * between our open and our lock: then the path is another file's, or nobody's. */
 static int pidfile_lock(const char *path)
@@ -55,7 +57,9 @@ void pidfile_remove(const char *path, int *fd)
 {
     if (*fd < 0)
         return;
-    unlink(path);
+    /* Who is not root any more may not remove it from root's folder: then it names nobody. */
+    if (unlink(path) < 0 && ftruncate(*fd, 0) < 0)
+        log_warn("cannot remove the pid file %s: %s", path, strerror(errno));
     close(*fd);
     *fd = -1;
 }

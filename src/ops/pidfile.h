@@ -10,7 +10,7 @@
  * with `e` filled. */
 int pidfile_write(const char *path, int *fd, struct err *e);
 
-/* Removes and unlocks it, when *fd is one. */
+/* Removes and unlocks it, when *fd is one. Where the process may not remove it, the file is left empty. */
 void pidfile_remove(const char *path, int *fd);
 
 #endif

@@ -393,11 +393,25 @@ static void dispatch_on_request(struct conn *c, struct head *head, struct buf *b
         exchange_start(c, head, vm, &how, body);
 }
 
+static const char *dispatch_route_of(const struct conn *c, const struct head *head, void *request)
+{
+    struct dispatch *d = dispatch_of(c->worker);
+    if (request != NULL)
+        return exchange_pattern(request);
+    if (d->current == NULL) /* the worker has ended */
+        return NULL;
+    if (d->matched.head != head || d->matched.generation != d->current->generation)
+        dispatch_find(d, head);
+    int route = d->matched.route;
+    return route >= 0 ? router_route(d->current->router, (size_t)route)->pattern : NULL;
+}
+
 static const struct http1_handler dispatch_requests = {
     .on_head = dispatch_on_head,
     .on_request = dispatch_on_request,
     .on_gone = exchange_on_gone,
     .on_drained = exchange_on_drained,
+    .route_of = dispatch_route_of,
 };
 
 /* ---- the worker ---- */

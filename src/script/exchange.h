@@ -51,6 +51,12 @@ static inline const char *exchange_what(const struct exchange *x)
     return x->route >= 0 ? x->vm->routes[x->route].what : "app.use";
 }
 
+/* The pattern of its route; NULL: none fits. */
+static inline const char *exchange_pattern(const struct exchange *x)
+{
+    return x->route >= 0 ? router_route(x->vm->router, (size_t)x->route)->pattern : NULL;
+}
+
 /* Asks the script; answers when it has. Takes the bytes of *body, which may be NULL. */
 void exchange_start(struct conn *c, struct head *head, struct vm *vm, const struct exchange *how,
                     struct buf *body);

@@ -63,6 +63,8 @@ static bool handshake_check(struct conn *c, const struct head *head, const struc
     int status = upgrade_check(head, &reason);
     if (status != 0)
         reply_error(c, status, reason, status == 426 ? HANDSHAKE_UPGRADE : NULL);
+    else if (c->worker->stopping)
+        reply_error(c, 503, HANDSHAKE_STOPPING, NULL);
     else if (!handshake_origin_fits(vm, route, head, &origin, &len)) {
         metrics_add(m, METRIC_REFUSED_ORIGIN, 1);
         handshake_log_origin(c, vm, route, origin, len);

@@ -11,6 +11,9 @@
 /* What a 426 must say (RFC 9110, 15.5.22; RFC 6455, 4.4). */
 #define HANDSHAKE_UPGRADE "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 
+/* The detail of the 503 for whoever asks too late. */
+#define HANDSHAKE_STOPPING "The server is stopping."
+
 /* The request is for route number `route` of `vm`, a WebSocket's. */
 void handshake_on_request(struct conn *c, struct head *head, struct vm *vm, int route);
 

@@ -10,7 +10,9 @@
 #include "base/clock.h"
 #include "bus/delivery.h"
 #include "bus/topic.h"
+#include "http/reply.h"
 #include "script/dispatch.h"
+#include "script/handshake.h"
 #include "script/task.h"
 #include "ws/closecode.h"
 #include "ws/subprotocol.h"
@@ -68,9 +70,18 @@ static const struct task_owner live_owner = {
     .on_end = live_on_end,
 };
 
+/* The limits of a session that the script has opened. */
+struct live_client {
+    struct session_limits limits;
+    const char *url;
+};
+
 struct log_context live_about(const struct session *s)
 {
-    return vm_about(session_owner(s), s->conn, s->is_client ? -1 : s->owner_route);
+    struct log_context about = vm_about(session_owner(s), s->conn, s->is_client ? -1 : s->owner_route);
+    if (s->is_client)
+        about.route = LIST_ENTRY(s->limits, const struct live_client, limits)->url;
+    return about;
 }
 
 /* An entry for a session; one that fails costs the connection. */
@@ -99,7 +110,9 @@ static const struct vm_bindings *live_bindings(const struct session *s)
 static void live_on_message(struct session *s, bool text, const char *data, size_t len)
 {
     struct live_message m = {s, text, data, len};
-    live_run_entry(s, &(struct sched_entry){.push = live_bindings(s)->ws_message, .arg = &m});
+    if (live_run_entry(s, &(struct sched_entry){.push = live_bindings(s)->ws_message, .arg = &m}) ==
+        SCHED_SUSPENDED)
+        inbound_hold_for_message(s);
 }
 
 /* Before its next message a session moves to the newest code, whose route's function may want to wait first.
@@ -121,6 +134,12 @@ static void live_on_drain(struct session *s)
 {
     struct live_drain drain = {s};
     live_run(s, live_bindings(s)->ws_drain, &drain);
+}
+
+static const char *live_route_of(const struct session *s)
+{
+    const struct vm *vm = session_owner(s);
+    return vm != NULL && !s->is_client ? router_route(vm->router, s->owner_route)->pattern : NULL;
 }
 
 /* What the session's handlers wait for is not for anyone any more. What on_close begins is the VM's: it may
@@ -374,6 +393,7 @@ const struct session_handler live_sessions = {
     .on_control = live_on_control,
     .on_drain = live_on_drain,
     .catch_up = delivery_catch_up,
+    .route_of = live_route_of,
     .on_close = live_on_close,
 };
 
@@ -385,6 +405,11 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
     struct session_accept how = {.limits = &r->limits, .protocol = -1, .fields = fields};
     if (protocols != NULL)
         how.protocol = subprotocol_choose(head, (const char *const *)protocols->item, protocols->n);
+    if (c->worker->stopping) { /* what should_upgrade has decided comes too late */
+        head_unref(head);
+        reply_error(c, 503, HANDSHAKE_STOPPING, NULL);
+        return;
+    }
     struct session *s = session_open(c, head, &how);
     if (s == NULL)
         return;
@@ -395,8 +420,6 @@ void live_accept(struct conn *c, struct head *head, struct vm *vm, int route, co
     struct live_open open = {s, r->handler, request};
     live_run(s, vm->bindings->ws_open, &open);
     live_follow(s);
-    if (c->worker->stopping)
-        session_close(s, CLOSECODE_GOING_AWAY, "server is stopping", 18);
 }
 
 const char *live_connect(struct vm *vm, const struct connector_result *r, const struct session_limits *limits,
@@ -404,12 +427,12 @@ const char *live_connect(struct vm *vm, const struct connector_result *r, const 
 {
     if (vm->drained) /* nobody would close it */
         return "reloaded";
-    struct session_limits *own = malloc(sizeof *own);
+    struct live_client *own = malloc(sizeof *own);
     if (own == NULL)
         return "out of memory";
-    *own = *limits;
-    own->owner = vm;
-    const struct session_accept how = {.limits = own, .protocol = r->protocol};
+    *own = (struct live_client){*limits, vm_keep_name(vm, r->url, "app.connect")};
+    own->limits.owner = vm;
+    const struct session_accept how = {.limits = &own->limits, .protocol = r->protocol};
     struct session *s = session_open_client(r->conn, head_ref(r->head), &how, &r->terms);
     if (s == NULL) {
         free(own);

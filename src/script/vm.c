@@ -72,6 +72,7 @@ static int vm_on_panic(lua_State *L)
 {
     const char *message = lua_tostring(L, -1);
     log_error("defect: unprotected error in Lua: %s", message != NULL ? message : "?");
+    log_leave();
     return 0;
 }
 
@@ -124,6 +125,34 @@ static void vm_free_routes(struct vm *vm)
         config_list_free(vm->routes[i].origins);
     }
     free(vm->routes);
+}
+
+struct vm_name {
+    struct vm_name *next;
+    char text[];
+};
+
+const char *vm_keep_name(struct vm *vm, const char *name, const char *otherwise)
+{
+    size_t n = 0, len = strlen(name) + 1;
+    for (struct vm_name *k = vm->names; k != NULL; k = k->next, n++)
+        if (strcmp(k->text, name) == 0)
+            return k->text;
+    struct vm_name *k = n < VM_NAMES ? malloc(sizeof *k + len) : NULL;
+    if (k == NULL)
+        return otherwise;
+    memcpy(k->text, name, len);
+    k->next = vm->names;
+    vm->names = k;
+    return k->text;
+}
+
+static void vm_free_names(struct vm *vm)
+{
+    for (struct vm_name *k = vm->names, *next; k != NULL; k = next) {
+        next = k->next;
+        free(k);
+    }
 }
 
 struct log_context vm_about(const struct vm *vm, const struct conn *c, int route)
@@ -334,6 +363,7 @@ void vm_destroy(struct vm *vm)
     if (vm->L != NULL)
         lua_close(vm->L);
     vm_free_routes(vm);
+    vm_free_names(vm);
     if (vm->router != NULL)
         router_destroy(vm->router);
     snapshot_unref(vm->snapshot);

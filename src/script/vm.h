@@ -80,9 +80,10 @@ struct vm {
     uint64_t generation;
     struct snapshot *snapshot; /* referenced */
     bool loading;
-    struct list link; /* in the dispatcher's list */
-    ev_timer drain;   /* once a newer one serves: what still runs has until then */
-    struct vm *next;  /* in the reaper's queue */
+    struct vm_name *names; /* vm_keep_name's */
+    struct list link;      /* in the dispatcher's list */
+    ev_timer drain;        /* once a newer one serves: what still runs has until then */
+    struct vm *next;       /* in the reaper's queue */
 };
 
 /* What the script said about a route. */
@@ -99,6 +100,7 @@ struct vm_route {
 };
 
 #define VM_ROUTES 65535
+#define VM_NAMES  128
 
 struct vm_options {
     const struct config *config;
@@ -137,6 +139,10 @@ bool vm_has_mark(const lua_State *L, enum vm_mark mark);
 /* Registers a route with neither functions nor options yet: those are the caller's to fill. Raises with the
  * place of the caller (level 1) in the message. The result is valid until the next route. */
 struct vm_route *vm_add_route(lua_State *L, enum router_method method, int pattern_index);
+
+/* A copy of the name that lives as long as the VM, as what a log_context points to must: timers and tasks
+ * keep it. A VM has VM_NAMES different ones at most; for any other, and without memory, it is `otherwise`. */
+const char *vm_keep_name(struct vm *vm, const char *name, const char *otherwise);
 
 /* What an event on `c` is about; `route` may be -1. */
 struct log_context vm_about(const struct vm *vm, const struct conn *c, int route);

@@ -120,6 +120,8 @@ static struct inbound_message *inbound_dequeue(struct session *s)
 static void inbound_tell(struct session *s, bool text, const char *data, size_t len)
 {
     metrics_add(session_metrics(s), METRIC_MESSAGES_IN, 1);
+    if (s->counted)
+        session_counts(s)->messages_in++;
     session_layer(s)->handler->on_message(s, text, data, len);
 }
 
@@ -498,6 +500,8 @@ static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
     if (rx != NULL)
         s->more->rx = NULL;
     unsigned fault = framer_read(session_framers(s), &rx, data, len, &used, &inbound_events, s);
+    if (s->counted)
+        session_counts(s)->bytes_in += used;
     if (rx != NULL && session_need_more(s) != NULL)
         s->more->rx = rx;
     else if (rx != NULL) {
@@ -533,6 +537,8 @@ size_t inbound_on_data(struct conn *c, uint8_t *data, size_t len)
         }
         c->again = s->more->in.first != NULL && s->more->in.suspended == 0;
     }
+    if (s->leaving) /* it may be through */
+        conn_later(c);
     if (s->more != NULL)
         session_tidy(s);
     return at;
@@ -552,12 +558,24 @@ int inbound_hold(struct session *s)
     return 0;
 }
 
+void inbound_hold_for_message(struct session *s)
+{
+    s->more->in.answering = true;
+}
+
+bool inbound_is_answering(const struct session *s)
+{
+    const struct inbound *in = s->more != NULL ? &s->more->in : NULL;
+    return in != NULL && (in->answering || (in->first != NULL && in->suspended == 0));
+}
+
 void inbound_release(struct session *s)
 {
     struct inbound *in = &s->more->in;
     assert(in->suspended > 0);
     if (--in->suspended > 0)
         return;
+    in->answering = false;
     s->conn->sips = s->limits->messages_per_second > 0;
     if (s->state != SESSION_OPEN)
         return;

@@ -34,6 +34,7 @@ struct inbound {
     _Atomic uint64_t rate;                /* messages_per_second */
     uint8_t suspended;                    /* handlers */
     bool in_message : 1, text : 1, compressed : 1;
+    bool answering : 1; /* one of those that are suspended handles a message */
     bool paused : 1;    /* the connection is */
     bool throttled : 1; /* over messages_per_second */
     uint8_t control_len;
@@ -48,8 +49,14 @@ size_t inbound_on_room(struct conn *c, uint8_t **to);
 
 /* A handler has been suspended. 0; -1 when memory runs out; -2 when INBOUND_SUSPENDED_MAX are already. */
 int inbound_hold(struct session *s);
+/* It is that of a message. */
+void inbound_hold_for_message(struct session *s);
 /* It is over. */
 void inbound_release(struct session *s);
+
+/* Whether a message is being handled by a handler that waits, or is about to be, for it waited for such a
+ * one. What waits for a route's function that is not through does not count: that may never be. */
+bool inbound_is_answering(const struct session *s);
 
 /* Nobody waits for messages any more: forgets those that wait, so that the peer's Close can be read. Not the
  * message that is being read. */

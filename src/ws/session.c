@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "http/access.h"
 #include "http/http1.h"
 #include "http/reply.h"
 #include "ws/closecode.h"
@@ -56,6 +57,42 @@ struct session *session_find(struct worker *w, uint64_t id)
     return sessions_find(&l->sessions, id);
 }
 
+/* ---- the access log ---- */
+
+/* One side sends the first Close. */
+static void session_note_close(struct session *s, enum session_closed_by by)
+{
+    struct session_counts *counts = session_counts(s);
+    if (counts != NULL)
+        counts->closed_by = (uint8_t)by;
+}
+
+/* Bytes that the worker's connections have sent, and are to send. */
+static uint64_t session_outgoing(const struct session *s)
+{
+    const struct metrics *m = session_metrics(s);
+    return metrics_get(m, METRIC_BYTES_OUT) + metrics_get(m, METRIC_QUEUED_BYTES);
+}
+
+static void session_log(struct session *s)
+{
+    static const char *const by[] = {"nobody", "us", "peer"};
+    const struct session_handler *handler = session_layer(s)->handler;
+    const struct session_counts *n = session_counts(s);
+    access_session(s->conn, s->head,
+                   &(struct access_websocket){
+                       .began_us = n->began_us,
+                       .messages_in = n->messages_in,
+                       .messages_out = n->messages_out,
+                       .bytes_in = n->bytes_in,
+                       .bytes_out = n->bytes_out,
+                       .code = s->close_code,
+                       .closed_by = by[n->closed_by],
+                       .is_client = s->is_client,
+                       .route = handler->route_of != NULL ? handler->route_of(s) : NULL,
+                   });
+}
+
 /* ---- ending ---- */
 
 /* What was published to it before goes first. */
@@ -82,8 +119,12 @@ static int session_sink(void *to, const void *data, size_t len)
 
 static void session_write(struct session *s, uint8_t first, const void *data, size_t len)
 {
+    struct session_counts *counts = session_counts(s);
+    uint64_t before = counts != NULL ? session_outgoing(s) : 0;
     if (framer_write(session_framers(s), first, data, len, session_sink, s->conn) < 0)
         conn_close(s->conn); /* out of memory: half a frame may be queued */
+    else if (counts != NULL && s->conn->state == CONN_OPEN)
+        counts->bytes_out += session_outgoing(s) - before;
 }
 
 static void session_write_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
@@ -100,6 +141,7 @@ void session_close(struct session *s, unsigned code, const char *reason, size_t 
     session_catch_up(s);
     if (s->state != SESSION_OPEN) /* it was too much for the peer */
         return;
+    session_note_close(s, SESSION_CLOSED_BY_US);
     session_write_close(s, code, reason, reason_len);
     s->state = SESSION_CLOSING;
     inbound_forget_waiting(s);
@@ -112,8 +154,10 @@ void session_fail(struct session *s, unsigned code, const char *reason)
         session_catch_up(s);
     if (s->state == SESSION_ENDED)
         return;
-    if (s->state == SESSION_OPEN)
+    if (s->state == SESSION_OPEN) {
+        session_note_close(s, SESSION_CLOSED_BY_US);
         session_write_close(s, code, reason, strlen(reason));
+    }
     session_end(s, code);
     conn_finish(s->conn, s->limits->close_timeout);
 }
@@ -179,6 +223,8 @@ static enum session_sent session_queued(struct session *s, size_t count, uint64_
     if (c->state != CONN_OPEN)
         return SESSION_NOT_OPEN;
     metrics_add(session_metrics(s), METRIC_MESSAGES_OUT, count);
+    if (s->counted)
+        session_counts(s)->messages_out += count;
     if (taken + c->out.bytes > s->limits->send_limit / 2) {
         s->drain_due = true;
         if (c->out.bytes > 0)
@@ -247,6 +293,8 @@ enum session_sent session_send_block(struct session *s, struct block *b, size_t 
     if (room != SESSION_SENT)
         return room;
     conn_send_block(s->conn, b, at, len);
+    if (s->counted)
+        session_counts(s)->bytes_out += len;
     return session_queued(s, count, 0, tight);
 }
 
@@ -315,8 +363,10 @@ static unsigned session_on_close_frame(struct session *s, const uint8_t *payload
         more->close_reason_len = close.reason_len;
     }
     session_catch_up(s);
-    if (s->state == SESSION_OPEN) /* echo the code (5.5.1) */
+    if (s->state == SESSION_OPEN) { /* echo the code (5.5.1) */
+        session_note_close(s, SESSION_CLOSED_BY_PEER);
         session_write_close(s, close.code, NULL, 0);
+    }
     session_end(s, close.code);
     conn_finish(s->conn, s->limits->close_timeout);
     return 0;
@@ -441,11 +491,6 @@ static void session_on_timeout(struct conn *c)
         session_keep_alive(s);
 }
 
-static void session_on_stop(struct conn *c)
-{
-    session_close(conn_session(c), CLOSECODE_GOING_AWAY, "server is stopping", 18);
-}
-
 static void session_tell_close(struct session *s)
 {
     const struct session_more *more = s->more;
@@ -454,6 +499,8 @@ static void session_tell_close(struct session *s)
     sessions_remove(&session_layer(s)->sessions, s);
     if (!s->is_client)
         metrics_sub(session_metrics(s), METRIC_WEBSOCKETS, 1);
+    if (s->counted)
+        session_log(s);
     session_layer(s)->handler->on_close(s, s->close_code, reason, more != NULL ? more->close_reason_len : 0);
     s->limits = &session_layer(s)->defaults; /* the handler's may go with it */
 }
@@ -467,6 +514,7 @@ static void session_on_later(struct conn *c)
         s->drain_due = false;
         session_layer(s)->handler->on_drain(s);
     }
+    farewell_look_again(s);
     if (s->state == SESSION_ENDED && !s->told)
         session_tell_close(s);
     if (s->more != NULL)
@@ -514,7 +562,7 @@ static const struct conn_ops session_ops = {
     .on_room = inbound_on_room,
     .on_eof = session_on_eof,
     .on_timeout = session_on_timeout,
-    .on_stop = session_on_stop,
+    .on_stop = farewell_on_stop,
     .on_later = session_on_later,
     .on_sent = session_on_sent,
     .on_dead = session_on_dead,
@@ -602,9 +650,13 @@ static int session_write_answer(struct session *s, const struct session_accept *
 
 static struct session *session_create(struct conn *c, struct head *head, const struct session_accept *how)
 {
-    struct session *s = calloc(1, sizeof *s);
+    bool counted = access_is_on();
+    struct session *s = calloc(1, sizeof *s + (counted ? sizeof(struct session_counts) : 0));
     if (s == NULL)
         return NULL;
+    s->counted = counted;
+    if (counted)
+        session_counts(s)->began_us = access_now_us();
     s->conn = c;
     s->head = head;
     s->limits = how->limits;
@@ -692,6 +744,7 @@ void session_worker_fini(struct worker *w)
     struct session_worker *l = w->layer[WORKER_WS];
     if (l == NULL)
         return;
+    farewell_fini(w);
     framer_pool_fini(&l->framers[0]);
     framer_pool_fini(&l->framers[1]);
     deflate_pool_fini(&l->deflate);

@@ -25,6 +25,7 @@
 #include "net/conn.h"
 #include "net/worker.h"
 #include "ws/deflate.h"
+#include "ws/farewell.h"
 #include "ws/framer.h"
 #include "ws/inbound.h"
 #include "ws/sessions.h"
@@ -46,6 +47,8 @@ struct session_handler {
     /* Something is about to be sent: what was published to it before goes first. Only for a session that has
      * a subscriber; sends by session_send_block. */
     void (*catch_up)(struct session *s);
+    /* The pattern of its route, for the access log, asked just before on_close; NULL: none. May be NULL. */
+    const char *(*route_of)(const struct session *s);
     /* It is over. The session is freed some time after the call: drop every pointer to it. */
     void (*on_close)(struct session *s, unsigned code, const char *reason, size_t reason_len);
 };
@@ -85,6 +88,18 @@ struct session_more {
     uint8_t close_reason_len;
 };
 
+/* Whose Close came first. */
+enum session_closed_by { SESSION_CLOSED_BY_NOBODY, SESSION_CLOSED_BY_US, SESSION_CLOSED_BY_PEER };
+
+/* What the access log says of a WebSocket. It is in memory right behind a session that began while there was
+ * such a log. */
+struct session_counts {
+    uint64_t began_us;
+    uint64_t messages_in, messages_out;
+    uint64_t bytes_in, bytes_out; /* of frames */
+    uint8_t closed_by;            /* enum session_closed_by */
+};
+
 struct session {
     struct conn *conn;
     struct head *head;                   /* owned */
@@ -103,7 +118,9 @@ struct session {
     bool awaiting_pong : 1;
     bool drain_due : 1;   /* on_drain is to be told when the queue is empty */
     bool is_client : 1;   /* we have opened it; `head` is the request that we have sent */
+    bool leaving : 1;     /* the server stops: it is closed once its message has been answered */
     unsigned refused : 4; /* the handler's: a mark of the code that failed to take it over; 0: none */
+    bool counted : 1;     /* it has session_counts */
 };
 
 /* The WebSocket layer of a worker; worker->layer[WORKER_WS]. */
@@ -114,6 +131,7 @@ struct session_worker {
     struct deflate_pool deflate;
     struct buf inflated; /* inbound.c's */
     struct sessions sessions;
+    struct farewell farewell;
 };
 
 /* 0, or -1 when memory runs out. */
@@ -152,6 +170,12 @@ enum session_sent {
 static inline void *session_owner(const struct session *s)
 {
     return s->limits->owner;
+}
+
+/* NULL: nothing is counted. */
+static inline struct session_counts *session_counts(struct session *s)
+{
+    return s->counted ? (struct session_counts *)(s + 1) : NULL;
 }
 
 /* Whether messages can still be sent. */

@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -202,6 +203,18 @@ def serve(tmp_path):
         if SANITIZER.search(server.log):
             problems.append(server.log)
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(name="started_by")
+def started_by_a_script(monkeypatch, tmp_path):
+    """started_by(python) lets every server be started by these lines."""
+    def prepare(lines):
+        path = tmp_path / "parent"
+        path.write_text(f"#!/usr/bin/python3\nimport os, socket, sys\n{lines}\n"
+                        f"os.execv({BINARY!r}, [{BINARY!r}, *sys.argv[1:]])\n", encoding="utf-8")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys.modules[__name__], "BINARY", str(path))
+    return prepare
 
 
 class Response:

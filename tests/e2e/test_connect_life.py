@@ -2,6 +2,7 @@
 """Where app.connect may be called from, how attempts are given up, how many there can be, and what becomes of attempts
 and of open clients at a reload and when the server stops."""
 import re
+import select
 import signal
 import socket
 import struct
@@ -673,3 +674,18 @@ def test_the_loop_that_connects_again(serve, upstream):
         server.wait_metric(CLIENTS, 1)
         new.send_frame(TEXT, "three")
         assert client.text() == "three"
+
+
+def test_clients_are_closed_after_the_visitors_who_are_told_in_slices(serve, upstream):
+    server = serve(DIAL, drain_timeout=2)
+    visitors = [server.raw("/echo") for _ in range(120)]
+    with server.raw("/run") as client:
+        tell(client, f"return dial('{upstream.url}')")
+        peer = upstream.open()
+        assert client.text() == "open"
+    server.send_signal(signal.SIGTERM)
+    peer.answer_close(1001, b"server is stopping")
+    for visitor in visitors:
+        assert select.select([visitor.sock], [], [], 0)[0]
+        visitor.close()
+    assert server.stop(None) == 0

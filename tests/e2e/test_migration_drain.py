@@ -447,7 +447,7 @@ def test_what_on_start_sets_up_is_there_for_connections_that_move(serve):
 
 
 def test_stopping_while_old_code_waits(serve):
-    server = serve(code("one") + LIFE)
+    server = serve(code("one") + LIFE, drain_timeout=2)
     with server.raw("/run") as client:
         tell(client, WAIT)
         server.wait_log("waits in one")

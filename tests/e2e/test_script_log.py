@@ -122,3 +122,46 @@ def test_a_handlers_lines_say_where_they_come_from(serve):
     for message in ("opened", "a message"):
         parsed = by_message[message]
         assert parsed["worker"] == 1 and parsed["route"] == "/room/:name" and isinstance(parsed["connection"], int)
+
+
+EVERYWHERE = """
+local function spread(name)
+  log.info(name)
+  app.spawn(function() log.info(name, "spawned") app.sleep(0.001) log.info(name, "slept") end)
+  app.after(0.001, function() log.info(name, "timer") end)
+  local promise = app.promise()
+  promise:when_complete(function() log.info(name, "promise") end)
+  app.after(0.002, function() promise:resolve() end)
+end
+app.get("/http/:x", function() spread("http") return "x" end)
+app.group("/group", function(req, next) spread("middleware") return next(req) end, function(group)
+  group.get("in", function() return "x" end)
+end)
+app.websocket("/ws/:x", {should_upgrade = function() spread("should_upgrade") return true end}, function(ws)
+  spread("opened")
+  ws:on_text(function(ws) spread("on_text") ws:send("x", function() spread("done") end) end)
+  ws:on_ping(function() spread("on_ping") end)
+  ws:on_close(function() spread("on_close") end)
+end)
+app.get("/", function() error("an error in a handler") end)
+"""
+
+
+def test_every_kind_of_handler_says_route_and_connection(serve):
+    server = serve(EVERYWHERE, log_format="json")
+    with server.raw("/ws/1") as client:
+        client.send_frame(1, "x")
+        assert client.text() == "x"
+        client.send_frame(9, "")
+        assert client.frame() == (10, b"")
+    with server.raw() as client:
+        for path in ("/http/1", "/group/in", "/"):
+            client.request(f"GET {path} HTTP/1.1\nHost: x\n\n")
+    routes = {"http": "/http/:x", "middleware": "/group/in"}
+    for name in ("http", "middleware", "should_upgrade", "opened", "on_text", "done", "on_ping", "on_close"):
+        for message in (name, f"{name} spawned", f"{name} slept", f"{name} timer", f"{name} promise"):
+            found = json.loads(server.wait_log(rf'.*"message":"{message}".*').group(0))
+            assert found["route"] == routes.get(name, "/ws/:x"), found
+            assert isinstance(found["connection"], int) and found["worker"] == 1, found
+    failed = json.loads(server.wait_log(".*an error in a handler.*").group(0))
+    assert failed["route"] == "/" and isinstance(failed["connection"], int)

@@ -784,7 +784,7 @@ def test_what_a_connection_of_the_old_code_begins_after_reload_drain_does_not_ou
 def test_what_waits_when_the_server_stops_is_cancelled(serve, number):
     server = serve(RUN + """
         app.spawn(function() local x <close> = closing("spawned") pass("never") end)
-        app.every(0.001, function() local x <close> = closing("every") app.sleep(1e9) end)""")
+        app.every(0.001, function() local x <close> = closing("every") app.sleep(1e9) end)""", drain_timeout=2)
     with server.raw("/run") as client:
         begins_to_wait(server, client, "local x <close> = closing('handler') pass('never')", 3)
         server.send_signal(number)

@@ -7,9 +7,8 @@ import re
 import signal
 import socket
 
-import conftest
 import pytest
-from conftest import BINARY, PATIENCE, Raw, not_under_tsan, run
+from conftest import PATIENCE, Raw, not_under_tsan, run
 
 MANY = int(os.environ.get("TIDEWIRE_TEST_CONNECTIONS", "500"))
 FEW = 8  # SPREAD_SLACK, and what several workers that accept at once may be wrong by
@@ -226,18 +225,6 @@ def test_a_stop_in_the_middle_of_a_burst_answers_each_connection_once(serve, lis
 
 
 # ---- sockets that the parent process passes ----
-
-@pytest.fixture(name="started_by")
-def started_by_a_script(monkeypatch, tmp_path):
-    """started_by(python) lets every server be started by these lines."""
-    def prepare(lines):
-        path = tmp_path / "parent"
-        path.write_text(f"#!/usr/bin/python3\nimport os, socket, sys\n{lines}\n"
-                        f"os.execv({BINARY!r}, [{BINARY!r}, *sys.argv[1:]])\n", encoding="utf-8")
-        path.chmod(0o755)
-        monkeypatch.setattr(conftest, "BINARY", str(path))
-    return prepare
-
 
 TCP_SOCKET = """
 tcp = socket.create_server(("127.0.0.1", 0))
