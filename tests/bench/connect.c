@@ -52,6 +52,7 @@ static struct {
     enum { WARM_UP, MEASURE, DRAIN } phase;
     int epoll;
     struct attempt *attempts;
+    struct wire *held;
     char request[CLIENT_REQUEST_MAX];
     size_t request_len;
     uint64_t begun, over;
@@ -63,10 +64,8 @@ static struct {
 /* ---- connections that are held ---- */
 
 /* What stands in epoll for a connection that is held; for others it is the address of their attempt. */
-static epoll_data_t held_mark(const struct wire *wire)
+static epoll_data_t held_mark(const struct wire *held)
 {
-    struct wire *held = client_allocate(1, sizeof *held);
-    *held = *wire;
     return (epoll_data_t){.u64 = (uint64_t)(uintptr_t)held | 1};
 }
 
@@ -172,8 +171,10 @@ static void attempt_end(struct attempt *a)
     if (opt.hold == 0)
         wire_fini(&a->wire);
     else {
-        struct epoll_event event = {.events = EPOLLIN, .data = held_mark(&a->wire)};
-        if (epoll_ctl(all.epoll, EPOLL_CTL_MOD, a->wire.fd, &event) < 0)
+        struct wire *held = &all.held[all.over - 1];
+        struct epoll_event event = {.events = EPOLLIN, .data = held_mark(held)};
+        *held = a->wire;
+        if (epoll_ctl(all.epoll, EPOLL_CTL_MOD, held->fd, &event) < 0)
             err(CLIENT_FAILED, "epoll_ctl");
     }
     if (all.phase != DRAIN && (opt.hold == 0 || all.begun < opt.hold))
@@ -192,6 +193,7 @@ static void prepare(void)
     all.request_len = client_make_request(&opt.target, all.request);
     all.epoll = epoll_create1(EPOLL_CLOEXEC);
     all.attempts = client_allocate(opt.parallel, sizeof all.attempts[0]);
+    all.held = client_allocate(opt.hold, sizeof all.held[0]);
     if (!opt.tls)
         return;
     opt.target.tls = wire_make_context();
@@ -343,7 +345,10 @@ int main(int argc, char **argv)
         hold();
     else
         measure();
+    for (unsigned i = 0; i < opt.hold; i++)
+        wire_fini(&all.held[i]);
     close(all.epoll);
+    free(all.held);
     free(all.attempts);
     SSL_SESSION_free(all.session);
     SSL_CTX_free(opt.target.tls);

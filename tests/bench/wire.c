@@ -31,14 +31,16 @@ static BIO_METHOD *method;
 
 static int wire_bio_read(BIO *bio, char *to, size_t len, size_t *got)
 {
+    BIO_clear_retry_flags(bio);
+    if (now.input_len == 0) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
     *got = MIN(len, now.input_len);
     memcpy(to, now.input, *got);
     now.input += *got;
     now.input_len -= *got;
-    BIO_clear_retry_flags(bio);
-    if (*got == 0)
-        BIO_set_retry_read(bio);
-    return *got > 0;
+    return 1;
 }
 
 static int wire_bio_write(BIO *bio, const char *data, size_t len, size_t *put)
