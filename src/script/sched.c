@@ -179,6 +179,39 @@ static int sched_trampoline_done(lua_State *co, int status, lua_KContext context
     return status == LUA_OK || status == LUA_YIELD ? 0 : 1;
 }
 
+/* Between two calls of an entry all is as between two entries: each has a time budget of its own, counts, and
+ * finds nothing that the one before has left. */
+static bool sched_next(struct vm *vm, lua_State *co)
+{
+    struct sched *s = &vm->sched;
+    const struct sched_entry *entry = s->running.entry;
+    if (s->running.task != NULL || vm->alive > 0) /* there is something to do at the entry's end */
+        return false;
+    s->suspending = false;
+    s->received = NULL;
+    budget_leave(vm->budget, co);
+    bool more = entry->next(entry->arg);
+    budget_enter(vm->budget, co);
+    if (more)
+        metrics_add(vm->metrics, METRIC_HANDLER_CALLS, 1);
+    return more;
+}
+
+/* Goes on with the entry after a call that went well. Returns the status of its last call. */
+static int sched_call_next(lua_State *co)
+{
+    struct vm *vm = vm_of(co);
+    const struct sched_entry *entry = vm->sched.running.entry;
+    int status = LUA_OK, nargs;
+    while (status == LUA_OK && sched_next(vm, co)) {
+        lua_settop(co, 1);
+        if ((nargs = entry->push(co, entry->arg)) < 0)
+            break;
+        status = lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done);
+    }
+    return status;
+}
+
 static int sched_trampoline(lua_State *co)
 {
     struct sched *s = &vm_of(co)->sched;
@@ -198,7 +231,10 @@ static int sched_trampoline(lua_State *co)
         if ((nargs = push(co, arg)) < 0)
             return 0;
     }
-    return sched_trampoline_done(co, lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done), 0);
+    int status = lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done);
+    if (status == LUA_OK && s->running.entry->next != NULL)
+        status = sched_call_next(co);
+    return sched_trampoline_done(co, status, 0);
 }
 
 /* Counts and logs a failed entry; its message, when there is one, is on top of `co`. */
@@ -216,14 +252,12 @@ static void sched_report(struct vm *vm, lua_State *co, int status, bool cut, con
         log_write(LOG_ERROR, about, "(error object is a %s value)", luaL_typename(co, -1));
 }
 
-/* The coroutine has come to its end; on success it is as good as new. */
+/* The coroutine has come to its end; on success, with an empty stack, it is as good as new. */
 static void sched_thread_done(struct vm *vm, struct sched_thread *t, bool reusable)
 {
-    if (reusable) {
-        if (lua_gettop(t->co) > 0)
-            lua_settop(t->co, 0);
+    if (reusable)
         sched_thread_put(vm, t);
-    } else
+    else
         luaL_unref(vm->L, LUA_REGISTRYINDEX, t->ref);
 }
 
@@ -272,6 +306,8 @@ static enum sched_result sched_step(struct vm *vm, const struct sched_entry *ent
     /* String buffers ask the allocator past the collector. */
     if ((status == LUA_ERRMEM || vm->sched.out_of_memory) && vm->memory > vm->memory_limit / 2)
         lua_gc(vm->L, LUA_GCCOLLECT);
+    if (status == LUA_OK && results > 0)
+        lua_settop(t->co, 0);
     /* When the trampoline itself failed there is nothing to reuse. */
     sched_thread_done(vm, t, status == LUA_OK);
     enum sched_result result = !failed ? SCHED_OK : cut ? SCHED_CUT : SCHED_FAILED;

@@ -28,6 +28,10 @@ struct sched_entry {
     /* Or, where there is nothing to do after the call, which saves one: pushes a function and its arguments,
      * and returns how many of these; -1 when there is nothing to call. May raise when memory runs out. */
     int (*push)(lua_State *L, const void *arg);
+    /* With `push`; or NULL. After a call that went well and did not wait: puts the next call's argument in
+     * place of `arg`, and the entry goes on with it as if it were a new one. False: the entry ends. Must not
+     * raise. */
+    bool (*next)(void *arg);
     void *arg;
     const struct log_context *about; /* for the log */
     const struct task_owner *kind;   /* NULL: the VM's own business */
