@@ -185,7 +185,8 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(REPLAY) $(LIBOBJ) $(BUILD)/flags
 # Built as the server is, so that they can be compared with it.
 .PHONY: bench-tools
 bench-tools: $(addprefix $(BUILD)/bench/,load fan connect floor packed reload) ## build the load generators and the floor of tests/bench
-$(addprefix $(BUILD)/bench/,connect fan load packed reload): tests/bench/client.c tests/bench/client.h
+$(addprefix $(BUILD)/bench/,connect fan load packed reload): tests/bench/client.c tests/bench/client.h tests/bench/wire.c tests/bench/wire.h
+$(addprefix $(BUILD)/bench/,connect fan load packed reload): BENCH_LIBS := -lssl -lcrypto
 $(addprefix $(BUILD)/bench/,connect load reload): tests/bench/hist.c tests/bench/hist.h
 $(BUILD)/bench/%: tests/bench/%.c src/base/list.h $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -316,6 +316,14 @@ static void tls_fail(struct tls *t)
     ERR_clear_error();
 }
 
+/* What SSL_get_error says of a call depends on the queue of errors, which is empty as a rule; to look costs a
+ * tenth of emptying it. */
+static void tls_forget_errors(void)
+{
+    if (ERR_peek_error() != 0)
+        ERR_clear_error();
+}
+
 /* ---- receiving ---- */
 
 /* The handshake may have come to its end. */
@@ -343,15 +351,20 @@ static void tls_keep_output(struct tls *t, struct tls_worker *w)
     w->output.len = 0;
 }
 
-/* Opens what is in the worker's input. Returns how many plain bytes that gave. */
+/* Opens what is in the worker's input, and asks no further when it has all: OpenSSL would make a buffer for
+ * that. Returns how many plain bytes it gave. */
 static size_t tls_open(struct tls *t, uint8_t *to, size_t room)
 {
+    const struct tls_worker *w = tls_worker_of(t);
     size_t got = 0, n = 0;
-    int rc = 0;
-    ERR_clear_error();
-    while (got < room && (rc = SSL_read_ex(t->ssl, to + got, room - got, &n)) == 1)
-        got += n;
-    int error = rc == 1 ? SSL_ERROR_NONE : SSL_get_error(t->ssl, rc);
+    int rc = 1;
+    tls_forget_errors();
+    while (rc == 1 && got < room && (got == 0 || w->input_len > 0 || SSL_has_pending(t->ssl) == 1))
+        if ((rc = SSL_read_ex(t->ssl, to + got, room - got, &n)) == 1)
+            got += n;
+    if (rc == 1)
+        return got;
+    int error = SSL_get_error(t->ssl, rc);
     if (error == SSL_ERROR_ZERO_RETURN)
         t->end = TLS_PEER_ENDED;
     else if (error != SSL_ERROR_WANT_READ)
@@ -455,7 +468,7 @@ static size_t tls_seal(struct tls *t, const struct iovec *iov, int count)
 {
     struct tls_worker *w = tls_worker_of(t);
     size_t total = 0, offset = 0;
-    ERR_clear_error();
+    tls_forget_errors();
     for (int at = 0; at < count && total < TLS_BATCH;) {
         size_t len, put;
         const void *record = tls_next_record(w, iov, count, &at, &offset, &len);

@@ -21,7 +21,7 @@
 #include "net/tlscontext.h"
 
 #define TLS_RECORD 16384              /* RFC 8446, 5.1 */
-#define TLS_BATCH  (4 * TLS_RECORD)   /* sealed at once */
+#define TLS_BATCH  (5 * TLS_RECORD)   /* sealed at once: 64 KiB and what frames them */
 #define TLS_INPUT  (128 * 1024)       /* received at once */
 #define TLS_SLACK  (TLS_RECORD + 512) /* of plain bytes that an earlier piece of a record may add */
 

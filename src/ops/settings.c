@@ -225,7 +225,8 @@ void settings_fini(struct settings *s)
     s->now = NULL;
 }
 
-static void settings_discard_some(struct settings *s, size_t parts)
+/* What the first `parts` of them have prepared. */
+static void settings_discard(struct settings *s, size_t parts)
 {
     while (parts-- > 0)
         if (settings_parts[parts].discard != NULL)
@@ -239,16 +240,11 @@ int settings_prepare(struct settings *s, struct setup *next, bool back, struct e
     s->next = setup_ref(next);
     for (size_t i = 0; i < SETTINGS_PARTS; i++)
         if (settings_parts[i].prepare != NULL && settings_parts[i].prepare(s, back, e) < 0) {
-            settings_discard_some(s, i);
+            settings_discard(s, i);
             settings_blame(s->cli, e);
             return -1;
         }
     return 0;
-}
-
-void settings_discard(struct settings *s)
-{
-    settings_discard_some(s, SETTINGS_PARTS);
 }
 
 static void settings_tell(const struct config *from, const struct setup *to)

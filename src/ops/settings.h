@@ -4,9 +4,10 @@
  * with the new code. What a key needs is a part here; all other keys are read where they count, by the
  * workers from worker->config, by scripts from vm->config.
  *
- *   IN FORCE --settings_prepare--> PREPARED --settings_commit---> IN FORCE (the new one)
- *      ^                              |
- *      +------ settings_discard ------+ */
+ *   IN FORCE --settings_prepare--> PREPARED --settings_commit--> IN FORCE (the new one)
+ *      ^              |
+ *      +-- a fault: --+
+ *          all that was prepared is discarded */
 #ifndef TIDEWIRE_OPS_SETTINGS_H
 #define TIDEWIRE_OPS_SETTINGS_H
 
@@ -48,8 +49,8 @@ struct setup *settings_read(void *settings, struct snapshot *files, struct err *
 /* Prepares everything that `next` needs. `back`: it was in force before, and must not fail because somebody
  * else has an address now. 0, or -1 with `e` filled and all as it was. */
 int settings_prepare(struct settings *s, struct setup *next, bool back, struct err *e);
+/* What was prepared is in force from now on. */
 void settings_commit(struct settings *s);
-void settings_discard(struct settings *s);
 
 static inline const struct config *settings_config(const struct settings *s)
 {

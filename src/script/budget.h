@@ -46,7 +46,8 @@ static inline double budget_limit(const struct budget *b)
 /* The calling thread runs Lua under `b` from now on. */
 void budget_adopt(struct budget *b);
 
-/* Around each entry, by sched.c. They do not nest. budget_leave tells whether the entry was cut. */
+/* Around each entry, by sched.c, and between the calls of one. They do not nest. budget_leave tells whether
+ * the entry was cut. */
 void budget_enter(struct budget *b, lua_State *L);
 bool budget_leave(struct budget *b, lua_State *L);
 

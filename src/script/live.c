@@ -55,6 +55,7 @@ static void live_check(struct session *s, enum sched_result result)
 
 static void live_on_arrival_end(struct session *s, enum sched_result result);
 static void live_one_less(const struct session *s);
+static bool live_can_follow(const struct session *s, const struct vm *to);
 
 static int live_on_suspend(void *owner, struct task *t)
 {
@@ -121,11 +122,21 @@ static const struct vm_bindings *live_bindings(const struct session *s)
     return vm->bindings;
 }
 
-static void live_on_message(struct session *s, bool text, const char *data, size_t len)
+/* The entry goes on with the session's next message, unless newer code is to handle that. */
+static bool live_next_message(void *arg)
 {
-    struct live_message m = {s, text, data, len};
-    if (live_run_entry(s, &(struct sched_entry){.push = live_bindings(s)->ws_message, .arg = &m}) ==
-        SCHED_SUSPENDED)
+    struct live_message *m = arg;
+    return !live_can_follow(m->session, dispatch_current(m->session->conn->worker)) &&
+           inbound_next(m->turn, &m->text, &m->data, &m->len);
+}
+
+static void live_on_message(struct session *s, bool text, const char *data, size_t len,
+                            struct inbound_turn *turn)
+{
+    struct live_message m = {s, text, data, len, turn};
+    struct sched_entry entry = {
+        .push = live_bindings(s)->ws_message, .next = turn != NULL ? live_next_message : NULL, .arg = &m};
+    if (live_run_entry(s, &entry) == SCHED_SUSPENDED)
         inbound_hold_for_message(s);
 }
 

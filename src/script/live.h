@@ -25,6 +25,7 @@ struct live_message {
     bool text;
     const char *data;
     size_t len;
+    struct inbound_turn *turn; /* of session_handler.on_message */
 };
 struct live_control {
     struct session *session;

@@ -139,6 +139,47 @@ int sched_load(struct vm *vm, lua_CFunction body, void *arg, struct err *e)
     return rc;
 }
 
+/* ---- counting ---- */
+
+static struct tally *sched_tally(const struct vm *vm, const struct sched_entry *entry)
+{
+    return entry->tally != NULL ? entry->tally : vm->tally;
+}
+
+/* Returns where its time is to be noted; or NULL. */
+static inline struct tally *sched_count_call(const struct vm *vm, const struct sched_entry *entry)
+{
+    struct tally *tally = sched_tally(vm, entry);
+    return tally_call(tally) ? tally : NULL;
+}
+
+/* Apart, like what follows, so that calls that are not timed do not pay for it. */
+__attribute__((noinline)) static void sched_begin_time(struct sched *s, struct tally *timed)
+{
+    s->timed = timed;
+    s->began_ns = clock_now_ns();
+}
+
+__attribute__((noinline)) static void sched_note_time(struct sched *s)
+{
+    metrics_observe(&s->timed->time, clock_now_ns() - s->began_ns);
+    s->timed = NULL;
+}
+
+/* A call begins; `timed` may be NULL. */
+static inline void sched_time(struct sched *s, struct tally *timed)
+{
+    if (__builtin_expect(timed != NULL, 0))
+        sched_begin_time(s, timed);
+}
+
+/* It has ended, or waits. */
+static inline void sched_time_over(struct sched *s)
+{
+    if (__builtin_expect(s->timed != NULL, 0))
+        sched_note_time(s);
+}
+
 /* ---- handlers ---- */
 
 static int sched_new_thread_body(lua_State *L)
@@ -181,6 +222,40 @@ static int sched_trampoline_done(lua_State *co, int status, lua_KContext context
     return status == LUA_OK || status == LUA_YIELD ? 0 : 1;
 }
 
+/* Between two calls of an entry all is as between two entries: each has a time budget of its own, counts, and
+ * finds nothing that the one before has left. */
+static bool sched_next(struct vm *vm, lua_State *co)
+{
+    struct sched *s = &vm->sched;
+    const struct sched_entry *entry = s->running.entry;
+    sched_time_over(s);
+    if (s->running.task != NULL || vm->alive > 0) /* there is something to do at the entry's end */
+        return false;
+    s->suspending = false;
+    s->received = NULL;
+    budget_leave(vm->budget, co);
+    bool more = entry->next(entry->arg);
+    budget_enter(vm->budget, co);
+    if (more)
+        sched_time(s, sched_count_call(vm, entry));
+    return more;
+}
+
+/* Goes on with the entry after a call that went well. Returns the status of its last call. */
+static int sched_call_next(lua_State *co)
+{
+    struct vm *vm = vm_of(co);
+    const struct sched_entry *entry = vm->sched.running.entry;
+    int status = LUA_OK, nargs;
+    while (status == LUA_OK && sched_next(vm, co)) {
+        lua_settop(co, 1);
+        if ((nargs = entry->push(co, entry->arg)) < 0)
+            break;
+        status = lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done);
+    }
+    return status;
+}
+
 static int sched_trampoline(lua_State *co)
 {
     struct sched *s = &vm_of(co)->sched;
@@ -200,19 +275,10 @@ static int sched_trampoline(lua_State *co)
         if ((nargs = push(co, arg)) < 0)
             return 0;
     }
-    return sched_trampoline_done(co, lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done), 0);
-}
-
-static struct tally *sched_tally(const struct vm *vm, const struct sched_entry *entry)
-{
-    return entry->tally != NULL ? entry->tally : vm->tally;
-}
-
-/* Returns where its time is to be noted; or NULL. */
-static inline struct tally *sched_count_call(const struct vm *vm, const struct sched_entry *entry)
-{
-    struct tally *tally = sched_tally(vm, entry);
-    return tally_call(tally) ? tally : NULL;
+    int status = lua_pcallk(co, nargs, 0, 1, 0, sched_trampoline_done);
+    if (status == LUA_OK && s->running.entry->next != NULL)
+        status = sched_call_next(co);
+    return sched_trampoline_done(co, status, 0);
 }
 
 static void sched_count_failure(struct vm *vm, bool cut)
@@ -235,14 +301,12 @@ static void sched_report(struct vm *vm, lua_State *co, int status, bool cut, con
         log_write(LOG_ERROR, about, "(error object is a %s value)", luaL_typename(co, -1));
 }
 
-/* The coroutine has come to its end; on success it is as good as new. */
+/* The coroutine has come to its end; on success, with an empty stack, it is as good as new. */
 static void sched_thread_done(struct vm *vm, struct sched_thread *t, bool reusable)
 {
-    if (reusable) {
-        if (lua_gettop(t->co) > 0)
-            lua_settop(t->co, 0);
+    if (reusable)
         sched_thread_put(vm, t);
-    } else
+    else
         luaL_unref(vm->L, LUA_REGISTRYINDEX, t->ref);
 }
 
@@ -272,16 +336,6 @@ static void sched_leave(struct vm *vm)
     vm->sched.busy = false;
 }
 
-/* Apart, so that it costs the others nothing. */
-__attribute__((noinline)) static int sched_resume_timed(struct tally *tally, lua_State *co, lua_State *from,
-                                                        int *results)
-{
-    uint64_t began = clock_now_ns();
-    int status = lua_resume(co, from, 0, results);
-    metrics_observe(&tally->time, clock_now_ns() - began);
-    return status;
-}
-
 /* Runs the coroutine until it ends or is suspended. `timed` is where its time is noted; or NULL. */
 static enum sched_result sched_step(struct vm *vm, const struct sched_entry *entry, struct sched_thread *t,
                                     struct task *task, struct tally *timed)
@@ -289,8 +343,9 @@ static enum sched_result sched_step(struct vm *vm, const struct sched_entry *ent
     int results = 0;
     sched_begin(vm, entry, t, task);
     budget_enter(vm->budget, t->co);
-    int status = __builtin_expect(timed != NULL, 0) ? sched_resume_timed(timed, t->co, vm->L, &results)
-                                                    : lua_resume(t->co, vm->L, 0, &results);
+    sched_time(&vm->sched, timed);
+    int status = lua_resume(t->co, vm->L, 0, &results);
+    sched_time_over(&vm->sched);
     bool cut = budget_leave(vm->budget, t->co);
     bool failed = (status != LUA_OK && status != LUA_YIELD) || results > 0;
     if (failed)
@@ -302,6 +357,8 @@ static enum sched_result sched_step(struct vm *vm, const struct sched_entry *ent
     /* String buffers ask the allocator past the collector. */
     if ((status == LUA_ERRMEM || vm->sched.out_of_memory) && vm->memory > vm->memory_limit / 2)
         lua_gc(vm->L, LUA_GCCOLLECT);
+    if (status == LUA_OK && results > 0)
+        lua_settop(t->co, 0);
     /* When the trampoline itself failed there is nothing to reuse. */
     sched_thread_done(vm, t, status == LUA_OK);
     enum sched_result result = !failed ? SCHED_OK : cut ? SCHED_CUT : SCHED_FAILED;

@@ -29,6 +29,10 @@ struct sched_entry {
     /* Or, where there is nothing to do after the call, which saves one: pushes a function and its arguments,
      * and returns how many of these; -1 when there is nothing to call. May raise when memory runs out. */
     int (*push)(lua_State *L, const void *arg);
+    /* With `push`; or NULL. After a call that went well and did not wait: puts the next call's argument in
+     * place of `arg`, and the entry goes on with it as if it were a new one. False: the entry ends. Must not
+     * raise. */
+    bool (*next)(void *arg);
     void *arg;
     const struct log_context *about; /* for the log */
     const struct task_owner *kind;   /* NULL: the VM's own business */
@@ -40,10 +44,12 @@ struct sched_entry {
 struct sched {
     struct sched_thread spare[SCHED_POOL];
     unsigned count;
-    bool busy;          /* entries do not nest */
-    bool suspending;    /* the coroutine that yields does so for task_suspend */
-    bool out_of_memory; /* the last entry ended so */
-    unsigned pinned;    /* calls that cannot be suspended, but cannot be seen from the coroutine that runs */
+    bool busy;           /* entries do not nest */
+    bool suspending;     /* the coroutine that yields does so for task_suspend */
+    bool out_of_memory;  /* the last entry ended so */
+    struct tally *timed; /* where the time of the call that runs is to be noted; NULL: nowhere */
+    uint64_t began_ns;   /* then */
+    unsigned pinned;     /* calls that cannot be suspended, but cannot be seen from the coroutine that runs */
     struct {
         const struct sched_entry *entry;
         struct sched_thread thread;

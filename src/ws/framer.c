@@ -31,6 +31,7 @@ struct framer {
     const uint8_t *payload; /* where the input has it; NULL: none so far */
     const struct framer_events *events;
     void *to;
+    struct wslay_frame_iocb piece; /* what wslay tells of its last step */
     unsigned fault;
     bool ended; /* the run is the frame's last */
 };
@@ -141,8 +142,7 @@ static size_t framer_pass(struct framer *f, bool *whole)
 {
     size_t passed = 0;
     while (!*whole) {
-        struct wslay_frame_iocb piece;
-        ssize_t n = wslay_frame_recv(f->context, &piece);
+        ssize_t n = wslay_frame_recv(f->context, &f->piece);
         if (n < 0) {
             if (n != WSLAY_ERR_WANT_READ && f->fault == 0)
                 f->fault = CLOSECODE_PROTOCOL_ERROR;

@@ -16,6 +16,10 @@
 
 #define INBOUND_RSV1 4
 
+/* First bytes of frames that are whole messages, not compressed. */
+#define INBOUND_WHOLE_TEXT   (0x80 | WSLAY_TEXT_FRAME)
+#define INBOUND_WHOLE_BINARY (0x80 | WSLAY_BINARY_FRAME)
+
 /* A fault like CLOSECODE_INVALID_DATA, with words of its own. */
 #define INBOUND_BAD_DEFLATE (CLOSECODE_INVALID_DATA | 1u << 16)
 #define INBOUND_CODE        0xffffu
@@ -45,6 +49,19 @@ struct inbound_message {
     char data[];
 };
 
+/* What has been read, and how far it has been dealt with: by the loop below, or, while that is in the handler
+ * of a message, by inbound_next. */
+struct inbound_turn {
+    struct session *session;
+    uint8_t *data;
+    size_t at, len;
+    uint64_t end_ms; /* not asked for until there is a second frame */
+    /* what the frame that was read last has brought, when that is a message of its own; or NULL */
+    const char *message;
+    size_t message_len;
+    bool text;
+};
+
 static size_t inbound_cost(const struct inbound_message *m)
 {
     return sizeof *m + m->len;
@@ -68,16 +85,24 @@ static double inbound_burst(double per_second)
     return per_second > 1 ? per_second : 1;
 }
 
-/* A message or control frame counts. When there is no room for another one, it is the last for a while. */
-static void inbound_count(struct session *s)
+/* When there is no room for another one, it is the last for a while. */
+static void inbound_count_one(struct session *s, double limit)
 {
-    double limit = s->limits->messages_per_second, burst = inbound_burst(limit);
-    struct session_more *more = limit > 0 ? session_need_more(s) : NULL;
+    double burst = inbound_burst(limit);
+    struct session_more *more = session_need_more(s);
     if (more == NULL)
         return;
     uint64_t now_us = inbound_now_us();
     rate_take(&more->in.rate, now_us, limit, burst);
     more->in.throttled = rate_wait_us(&more->in.rate, now_us, limit, burst) > 0;
+}
+
+/* A message or control frame counts. */
+static inline void inbound_count(struct session *s)
+{
+    double limit = s->limits->messages_per_second;
+    if (limit > 0)
+        inbound_count_one(s, limit);
 }
 
 /* ---- messages that wait ---- */
@@ -117,17 +142,25 @@ static struct inbound_message *inbound_dequeue(struct session *s)
     return m;
 }
 
-static inline void inbound_tell(struct session *s, bool text, const char *data, size_t len)
+/* The handler gets a message. */
+static inline void inbound_count_told(struct session *s, bool text, size_t len)
 {
     struct metrics *m = session_metrics(s);
     metrics_add_kind(m, METRIC_MESSAGES_IN_BINARY, text, 1);
     metrics_add_kind(m, METRIC_MESSAGE_BYTES_IN_BINARY, text, len);
     if (s->counted)
         session_counts(s)->messages_in++;
-    session_layer(s)->handler->on_message(s, text, data, len);
 }
 
-static unsigned inbound_deliver(struct session *s, bool text, const char *data, size_t len)
+static void inbound_tell(struct session *s, bool text, const char *data, size_t len,
+                         struct inbound_turn *turn)
+{
+    inbound_count_told(s, text, len);
+    session_layer(s)->handler->on_message(s, text, data, len, turn);
+}
+
+static unsigned inbound_deliver(struct session *s, bool text, const char *data, size_t len,
+                                struct inbound_turn *turn)
 {
     if (!session_is_open(s)) /* after our Close nobody waits for messages */
         return 0;
@@ -137,7 +170,7 @@ static unsigned inbound_deliver(struct session *s, bool text, const char *data, 
     if (inbound_must_wait(s))
         return inbound_enqueue(s, text, data, len);
     if (session_is_open(s))
-        inbound_tell(s, text, data, len);
+        inbound_tell(s, text, data, len, turn);
     return 0;
 }
 
@@ -153,7 +186,7 @@ static uint64_t inbound_packed_limit(const struct session *s)
 /* Sequence, sizes and bits (RFC 6455, 5.2 to 5.5), before any payload is taken in. */
 static unsigned inbound_on_header(void *to, const struct framer_header *h)
 {
-    struct session *s = to;
+    struct session *s = ((struct inbound_turn *)to)->session;
     bool data = h->opcode == WSLAY_TEXT_FRAME || h->opcode == WSLAY_BINARY_FRAME;
     if (h->rsv != 0 && (h->rsv != INBOUND_RSV1 || s->deflate == NULL || !data)) /* RFC 7692, 6 */
         return CLOSECODE_PROTOCOL_ERROR;
@@ -306,7 +339,7 @@ static unsigned inbound_finish(struct session *s)
     struct buf body = in->body; /* the handler may end the session */
     in->body = (struct buf)BUF_INIT;
     in->in_message = false;
-    unsigned fault = inbound_deliver(s, in->text, body.data != NULL ? body.data : "", body.len);
+    unsigned fault = inbound_deliver(s, in->text, body.data != NULL ? body.data : "", body.len, NULL);
     metrics_sub(session_metrics(s), METRIC_REASSEMBLY_BYTES, body.cap);
     buf_fini(&body);
     return fault;
@@ -351,7 +384,7 @@ static unsigned inbound_on_packed(struct session *s, bool text, const uint8_t *d
     if (fault == 0 && text && !utf8_valid(body->data, body->len))
         fault = CLOSECODE_INVALID_DATA;
     if (fault == 0)
-        fault = inbound_deliver(s, text, body->data, body->len);
+        fault = inbound_deliver(s, text, body->data, body->len, NULL);
     if (body->cap > INBOUND_INFLATED_KEEP)
         buf_fini(body);
     return fault;
@@ -379,7 +412,8 @@ static unsigned inbound_on_control(struct session *s, const struct framer_header
 static unsigned inbound_on_payload(void *to, const struct framer_header *h, const uint8_t *data, size_t len,
                                    bool last)
 {
-    struct session *s = to;
+    struct inbound_turn *turn = to;
+    struct session *s = turn->session;
     if (wslay_is_ctrl_frame(h->opcode) && last)
         inbound_count(s);
     if (wslay_is_ctrl_frame(h->opcode))
@@ -392,7 +426,10 @@ static unsigned inbound_on_payload(void *to, const struct framer_header *h, cons
         return inbound_on_packed(s, text, data, len);
     if (text && !utf8_valid(data, len))
         return CLOSECODE_INVALID_DATA;
-    return inbound_deliver(s, text, (const char *)data, len);
+    turn->message = (const char *)data; /* for when the frame's context has been given back */
+    turn->message_len = len;
+    turn->text = text;
+    return 0;
 }
 
 static const struct framer_events inbound_events = {
@@ -466,10 +503,6 @@ static void inbound_go_on(struct session *s)
 
 /* ---- the loop ---- */
 
-struct inbound_turn {
-    uint64_t end_ms; /* not asked for until there is a second frame */
-};
-
 static bool inbound_turn_is_over(struct inbound_turn *turn)
 {
     uint64_t now = clock_coarse_ms();
@@ -488,20 +521,31 @@ static bool inbound_deliver_waiting(struct session *s, struct inbound_turn *turn
         if (s->more->in.suspended > 0 || !session_is_open(s))
             return false;
         struct inbound_message *m = inbound_dequeue(s);
-        inbound_tell(s, m->text, m->data, m->len);
+        inbound_tell(s, m->text, m->data, m->len, NULL);
         free(m);
     }
     return true;
 }
 
-/* One frame at most. Returns how many bytes were used. */
-static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
+static void inbound_fail(struct session *s, unsigned fault)
 {
+    if (fault != CLOSECODE_INTERNAL_ERROR && fault != CLOSECODE_TRY_AGAIN_LATER)
+        metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
+    session_fail(s, fault & INBOUND_CODE, inbound_fault_text(fault));
+}
+
+/* One frame at most. True when it is a message of its own. */
+static bool inbound_read_frame(struct inbound_turn *turn)
+{
+    struct session *s = turn->session;
     size_t used = 0;
     struct framer *rx = s->more != NULL ? s->more->rx : NULL;
     if (rx != NULL)
         s->more->rx = NULL;
-    unsigned fault = framer_read(session_framers(s), &rx, data, len, &used, &inbound_events, s);
+    turn->message = NULL;
+    unsigned fault = framer_read(session_framers(s), &rx, turn->data + turn->at, turn->len - turn->at, &used,
+                                 &inbound_events, turn);
+    turn->at += used;
     if (s->counted)
         session_counts(s)->bytes_in += used;
     if (rx != NULL && session_need_more(s) != NULL)
@@ -510,31 +554,69 @@ static size_t inbound_read_frame(struct session *s, uint8_t *data, size_t len)
         framer_abandon(session_framers(s), &rx);
         fault = CLOSECODE_INTERNAL_ERROR;
     }
-    if (fault != 0) {
-        if (fault != CLOSECODE_INTERNAL_ERROR && fault != CLOSECODE_TRY_AGAIN_LATER)
-            metrics_add(session_metrics(s), METRIC_PROTOCOL_ERRORS, 1);
-        session_fail(s, fault & INBOUND_CODE, inbound_fault_text(fault));
+    if (fault != 0)
+        inbound_fail(s, fault);
+    return turn->message != NULL;
+}
+
+static bool inbound_can_read(const struct inbound_turn *turn)
+{
+    const struct session *s = turn->session;
+    return turn->at < turn->len && s->conn->state == CONN_OPEN && !inbound_is_full(s);
+}
+
+bool inbound_next(struct inbound_turn *turn, bool *text, const char **data, size_t *len)
+{
+    struct session *s = turn->session;
+    if (!inbound_can_read(turn) || !session_is_open(s) || inbound_must_wait(s))
+        return false;
+    uint8_t first = turn->data[turn->at]; /* of a frame, as the one before it was whole */
+    if ((first != INBOUND_WHOLE_TEXT && first != INBOUND_WHOLE_BINARY) || inbound_turn_is_over(turn))
+        return false; /* other frames may end in a call to the handler */
+    if (!inbound_read_frame(turn))
+        return false;
+    inbound_count(s);
+    inbound_count_told(s, turn->text, turn->message_len);
+    *text = turn->text;
+    *data = turn->message;
+    *len = turn->message_len;
+    return true;
+}
+
+/* The message that has just been read. */
+static void inbound_deliver_read(struct inbound_turn *turn)
+{
+    struct session *s = turn->session;
+    unsigned fault =
+        inbound_deliver(s, turn->text, turn->message, turn->message_len, turn->at < turn->len ? turn : NULL);
+    if (fault != 0)
+        inbound_fail(s, fault);
+}
+
+/* Until the input, or the turn, is over. */
+static void inbound_read(struct inbound_turn *turn)
+{
+    while (inbound_can_read(turn)) {
+        if (inbound_read_frame(turn))
+            inbound_deliver_read(turn);
+        if (turn->at == turn->len || inbound_turn_is_over(turn))
+            return;
     }
-    return used;
 }
 
 size_t inbound_on_data(struct conn *c, uint8_t *data, size_t len)
 {
     struct session *s = conn_session(c);
-    size_t at = 0;
-    struct inbound_turn turn = {0};
+    struct inbound_turn turn = {.session = s, .data = data, .len = len};
     if (len > 0)
         session_heard(s);
-    bool go_on = inbound_deliver_waiting(s, &turn) || s->more->in.suspended > 0;
-    while (go_on && at < len && c->state == CONN_OPEN && !inbound_is_full(s)) {
-        at += inbound_read_frame(s, data + at, len - at);
-        go_on = at < len && !inbound_turn_is_over(&turn);
-    }
+    if (inbound_deliver_waiting(s, &turn) || s->more->in.suspended > 0)
+        inbound_read(&turn);
     if (s->state == SESSION_ENDED)
         inbound_drop(s);
     else if (s->more != NULL && c->state == CONN_OPEN) {
         if (inbound_is_full(s)) {
-            inbound_pause(s, data + at, len - at);
+            inbound_pause(s, data + turn.at, len - turn.at);
             return len;
         }
         c->again = s->more->in.first != NULL && s->more->in.suspended == 0;
@@ -543,7 +625,7 @@ size_t inbound_on_data(struct conn *c, uint8_t *data, size_t len)
         conn_later(c);
     if (s->more != NULL)
         session_tidy(s);
-    return at;
+    return turn.at;
 }
 
 /* ---- suspended handlers ---- */

@@ -22,6 +22,7 @@
 
 struct session;
 struct inbound_message;
+struct inbound_turn; /* a read's input and how far it has been dealt with */
 
 /* What a session keeps only while it needs it. */
 struct inbound {
@@ -43,6 +44,12 @@ struct inbound {
 
 /* conn_ops.on_data of a WebSocket. */
 size_t inbound_on_data(struct conn *c, uint8_t *data, size_t len);
+
+/* For an on_message that has a turn: the next message, when that is one frame of the same input and nothing
+ * else comes before it. To be handled like one that on_message is called with, but before_message is not
+ * called: that nothing is to be done there is for the caller to know. False: return. Does not re-enter the
+ * handler. */
+bool inbound_next(struct inbound_turn *turn, bool *text, const char **data, size_t *len);
 
 /* conn_ops.on_room: the rest of a large frame goes where its message is gathered. */
 size_t inbound_on_room(struct conn *c, uint8_t **to);

@@ -38,8 +38,9 @@ struct session_handler {
     /* A message is there, and would be handled next: the handler may begin something that it has to wait for.
      */
     void (*before_message)(struct session *s);
-    /* A whole message; `data` is valid during the call. Text has been checked to be UTF-8. */
-    void (*on_message)(struct session *s, bool text, const char *data, size_t len);
+    /* A whole message; `data` is valid during the call. Text has been checked to be UTF-8. `turn` is for
+     * inbound_next; NULL: no other message is there yet. */
+    void (*on_message)(struct session *s, bool text, const char *data, size_t len, struct inbound_turn *turn);
     /* A ping (which has been answered) or a pong. */
     void (*on_control)(struct session *s, bool ping, const char *data, size_t len);
     /* The send queue has emptied after it was over half of send_limit. */
@@ -239,7 +240,8 @@ static inline struct session_worker *session_layer(const struct session *s)
 
 static inline struct framer_pool *session_framers(const struct session *s)
 {
-    return &session_layer(s)->framers[s->is_client];
+    struct session_worker *layer = session_layer(s);
+    return s->is_client ? &layer->framers[1] : &layer->framers[0];
 }
 
 static inline struct metrics *session_metrics(const struct session *s)

@@ -37,7 +37,7 @@ request = function() return all end
 
 class Server(NamedTuple):
     name: str
-    pid: int
+    pids: tuple
     port: int
     client: tuple  # what pins the generator to its processor
 
@@ -52,8 +52,8 @@ class Part(NamedTuple):
 
 def generate(o, server, program, *options):
     """What a load generator of ours reports about this server."""
-    command = [*server.client, TOOLS / program, "--seconds", o.seconds, "--warmup", o.warm_up, "--cpu-of", server.pid,
-               "--json", *options]
+    command = [*server.client, TOOLS / program, "--seconds", o.seconds, "--warmup", o.warm_up, "--cpu-of",
+               ",".join(map(str, server.pids)), "--json", *(("--tls",) if server.name.endswith("TLS") else ()), *options]
     done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, timeout=o.seconds + PATIENCE, check=False)
     if done.returncode != 0:
@@ -84,8 +84,15 @@ def fan(o, server, options):
                     "--clients", clients, "--size", size, "--in-flight", in_flight)
 
 
-def connect(o, server, _):
-    return generate(o, server, "connect", "--url", f"127.0.0.1:{server.port}/echo")
+def connect(o, server, options):
+    return generate(o, server, "connect", "--url", f"127.0.0.1:{server.port}/echo", *options)
+
+
+def shake_hands(o, server, options):
+    """Adds the rate at which the CPU time of a connection would fill a processor."""
+    result = connect(o, server, options)
+    cost = result["server_user_us_per_connect"] + result["server_system_us_per_connect"]
+    return result | {"capacity": 1e6 / cost if cost else 0}
 
 
 def http(o, server, options):
@@ -94,11 +101,11 @@ def http(o, server, options):
     seconds = max(1, round(o.seconds))
     script = Path(o.folder) / "pipeline.lua"
     script.write_text(PIPELINE % pipelined, encoding="utf-8")
-    usage, before, start = resource.getrusage(resource.RUSAGE_CHILDREN), peers.cpu_seconds(server.pid), time.monotonic()
+    usage, before, start = resource.getrusage(resource.RUSAGE_CHILDREN), peers.cpu_seconds(*server.pids), time.monotonic()
     done = subprocess.run([*server.client, "wrk", "-t1", "-c100", f"-d{seconds}", "-s", script,
                            f"http://127.0.0.1:{server.port}{path}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, timeout=seconds + PATIENCE, check=False)
-    elapsed, after = time.monotonic() - start, peers.cpu_seconds(server.pid)
+    elapsed, after = time.monotonic() - start, peers.cpu_seconds(*server.pids)
     own = resource.getrusage(resource.RUSAGE_CHILDREN)
     requests = re.search(r"(\d+) requests in", done.stdout)
     wrong = re.search(r"Socket errors.*|Non-2xx.*", done.stdout)
@@ -112,6 +119,7 @@ def http(o, server, options):
             "load_cpu_percent": 100 * (own.ru_utime + own.ru_stime - usage.ru_utime - usage.ru_stime) / elapsed}
 
 
+TLS = ("Tidewire TLS", "Tidewire behind nginx TLS", "Bun TLS", "node ws TLS")
 ECHO = ("Tidewire", "floor", "Bun", "libwebsockets", "gorilla", "node ws")
 FAN_WORK = {"1 to 1,000, 20 B": ("1-to-n", 1000, 20, 1), "1 to 1,000, 20 B, 16 in flight": ("1-to-n", 1000, 20, 16),
             "100 to 100, 20 B": ("n-to-n", 100, 20, 1), "500 to 500, 20 B": ("n-to-n", 500, 20, 1),
@@ -124,9 +132,13 @@ PARTS = {
                   echo),
     "fan": Part(("Tidewire", "Bun", "node ws", "nchan"), {name: FAN_WORK[name] for name in table.FAN}, fan),
     "linear": Part(("Tidewire", "Bun"), {f"1 to {n:,}": ("1-to-n", n, 20, 1) for n in (10, 100, 1000, 10000)}, fan),
-    "connect": Part(ECHO, {"upgrade": None}, connect),
+    "connect": Part(ECHO, {"upgrade": ()}, connect),
     "latency": Part(ECHO, {f"{rate:,} messages/s": {"connections": 200, "size": 20, "rate": rate}
                            for rate in (20000, 50000)}, echo),
+    "tls": Part(("Tidewire", *TLS), {
+        "20 B": {"connections": 200, "size": 20}, "20 B, 16 in flight": {"connections": 100, "size": 20, "in-flight": 16},
+        "1 KiB": {"connections": 200, "size": 1024}, "64 KiB": {"connections": 50, "size": 65536}}, echo),
+    "handshakes": Part(TLS, {"full": (), "resumed": ("--resume",)}, shake_hands),
     "http": Part(("Tidewire", "nginx + Lua"), {
         "short text": ("/text", 1), "JSON": ("/json", 1), "path and query": ("/param/you?mark=!", 1),
         "short text, 16 pipelined": ("/text", 16)}, http),
@@ -148,7 +160,7 @@ def run_watched(o, part, server, work):
     """One run, and as its `others` the share of the busy time that went to processes that take no part."""
     def others():
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return peers.busy_seconds() - sum(peers.cpu_seconds(server.pid)) - usage.ru_utime - usage.ru_stime
+        return peers.busy_seconds() - sum(peers.cpu_seconds(*server.pids)) - usage.ru_utime - usage.ru_stime
 
     busy, before = peers.busy_seconds(), others()
     result = part.run(o, server, part.work[work])
@@ -171,8 +183,8 @@ def start(o, stack, part, name):
     both = ("taskset", "-c", ",".join(map(str, o.cpus)))
     server, client = (both, both) if name == "2 workers" else (("taskset", "-c", str(cpu)) for cpu in o.cpus)
     folder = stack.enter_context(tempfile.TemporaryDirectory())
-    return Server(name, *stack.enter_context(peers.start(name, "fan" if part.run is fan else "echo", folder, server)),
-                  client)
+    pids, port = stack.enter_context(peers.start(name, "fan" if part.run is fan else "echo", folder, server))
+    return Server(name, pids if isinstance(pids, tuple) else (pids,), port, client)
 
 
 def run_anew(o, part, name, work):
@@ -219,6 +231,7 @@ def measure_idle(o):
         try:
             idle.measure_memory(options)
             idle.measure_parts(options)
+            idle.measure_tls(options)
         except (OSError, RuntimeError, SystemExit, subprocess.CalledProcessError) as error:
             notes.append(f"idle.py failed: {error}.")
     text = re.sub(r"^## ", "### ", text.getvalue().strip(), flags=re.M)
@@ -298,7 +311,7 @@ def main():
             part = results["parts"][name] = measure_idle(o) if name == "idle" else measure(o, name)
             keep(o, results)
             failed |= name == "idle" and not part["bytes"]
-            failed |= any("error" in record and record["server"] in ("Tidewire", "1 worker", "2 workers")
+            failed |= any("error" in record and record["server"] in ("Tidewire", "Tidewire TLS", "1 worker", "2 workers")
                           for record in part["records"])
     say("\n" + "\n".join(table.goal_rows(results)) + f"\n\n{o.report} has the tables, {o.json} all values.")
     return 1 if failed else 0

@@ -85,7 +85,7 @@ void client_check_answer(const char *head)
         errx(CLIENT_FAILED, "the handshake failed: %.*s", (int)strcspn(head, "\r\n"), head);
 }
 
-int client_connect(const struct client_target *target)
+struct wire client_connect(const struct client_target *target)
 {
     const struct addrinfo *address = target->address;
     int on = 1, fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -96,15 +96,21 @@ int client_connect(const struct client_target *target)
         err(CLIENT_FAILED, "cannot connect to %s:%s", target->host, target->port);
     char request[CLIENT_REQUEST_MAX], text[CLIENT_ANSWER_MAX];
     size_t len = client_make_request(target, request);
-    if (send(fd, request, len, MSG_NOSIGNAL) != (ssize_t)len)
+    struct wire wire;
+    wire_init(&wire, fd, target->tls, NULL);
+    if (wire_send(&wire, request, len, MSG_NOSIGNAL) != (ssize_t)len)
         err(CLIENT_FAILED, "cannot send the handshake");
     len = 0; /* byte by byte, so that frames which follow at once stay in the socket */
-    while (len < 4 || memcmp(text + len - 4, "\r\n\r\n", 4) != 0)
-        if (len == sizeof text - 1 || recv(fd, text + len++, 1, 0) != 1)
+    while (len < 4 || memcmp(text + len - 4, "\r\n\r\n", 4) != 0) {
+        size_t room = target->tls != NULL ? sizeof text - 1 - len : 1;
+        ssize_t n = len < sizeof text - 1 ? wire_recv(&wire, text + len, room, 0) : 0;
+        if (n <= 0)
             errx(CLIENT_FAILED, "no answer to the handshake");
+        len += (size_t)n;
+    }
     text[len] = '\0';
     client_check_answer(text);
-    return fd;
+    return wire;
 }
 
 size_t client_frame_head(uint8_t *head, unsigned opcode, size_t size, bool masked)
@@ -129,14 +135,12 @@ size_t client_make_pong(const uint8_t *ping, size_t size, uint8_t *pong)
     return at + size;
 }
 
-struct client_reading client_take_reading(unsigned pid)
+/* Adds what a process has used. */
+static void client_read_process(unsigned long pid, struct client_reading *r)
 {
-    struct client_reading r = {.at = (double)client_clock_ns(CLOCK_MONOTONIC) / 1e3,
-                               .own = (double)client_clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1e3};
-    if (pid == 0)
-        return r;
+    double user, system;
     char text[1024];
-    snprintf(text, sizeof text, "/proc/%u/stat", pid);
+    snprintf(text, sizeof text, "/proc/%lu/stat", pid);
     FILE *file = fopen(text, "r");
     if (file == NULL)
         err(CLIENT_FAILED, "%s", text);
@@ -144,10 +148,22 @@ struct client_reading client_take_reading(unsigned pid)
     fclose(file);
     const char *name_end = strrchr(text, ')'); /* the name may hold anything */
     if (name_end == NULL ||
-        sscanf(name_end + 1, "%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%lf%lf", &r.user, &r.system) != 2)
-        errx(CLIENT_FAILED, "process %u has gone", pid);
-    r.user *= 1e6 / (double)sysconf(_SC_CLK_TCK);
-    r.system *= 1e6 / (double)sysconf(_SC_CLK_TCK);
+        sscanf(name_end + 1, "%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%lf%lf", &user, &system) != 2)
+        errx(CLIENT_FAILED, "process %lu has gone", pid);
+    r->user += user * 1e6 / (double)sysconf(_SC_CLK_TCK);
+    r->system += system * 1e6 / (double)sysconf(_SC_CLK_TCK);
+}
+
+struct client_reading client_take_reading(const char *pids)
+{
+    struct client_reading r = {.at = (double)client_clock_ns(CLOCK_MONOTONIC) / 1e3,
+                               .own = (double)client_clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1e3};
+    for (char *end; pids != NULL; pids = *end == ',' ? end + 1 : NULL) {
+        unsigned long pid = strtoul(pids, &end, 10);
+        if (end == pids || (*end != '\0' && *end != ','))
+            errx(CLIENT_USAGE, "--cpu-of %s: expected PID or PID,PID", pids);
+        client_read_process(pid, &r);
+    }
     return r;
 }
 

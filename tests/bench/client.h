@@ -11,6 +11,8 @@
 #include <sys/epoll.h>
 #include <time.h>
 
+#include "wire.h"
+
 enum { CLIENT_FAILED = 1, CLIENT_USAGE = 2 };
 enum { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
 enum { FINAL = 0x80, RESERVED = 0x70, OPCODE = 0x0f, MASKED = 0x80, LENGTH = 0x7f };
@@ -23,10 +25,11 @@ enum { FINAL = 0x80, RESERVED = 0x70, OPCODE = 0x0f, MASKED = 0x80, LENGTH = 0x7
 struct client_target {
     char host[256], port[8], path[1024];
     struct addrinfo *address;
+    SSL_CTX *tls;       /* of wire.h; NULL: plain */
     const char *fields; /* more header lines of the request, each with its CR LF; or NULL */
 };
 
-/* A moment, and the CPU time used until then by this process and by the server, in microseconds. */
+/* A moment, and the CPU time used until then by this process and by the server's, in microseconds. */
 struct client_reading {
     double at, own, user, system;
 };
@@ -58,9 +61,9 @@ size_t client_make_request(const struct client_target *target, char *request);
 /* Ends the process unless this head, whole and ended by a NUL, is the right answer to such a request. */
 void client_check_answer(const char *head);
 
-/* Connects and upgrades, waiting for each step. Returns the socket, which the caller closes; nothing behind
- * the handshake has been read from it. */
-int client_connect(const struct client_target *target);
+/* Connects and upgrades, waiting for each step. The caller ends it with wire_fini, or closes its socket when
+ * it is plain. Nothing behind the handshake has been read from it; with TLS nothing may be there. */
+struct wire client_connect(const struct client_target *target);
 
 /* Writes the head of a whole frame, with FINAL and the mask bit but without the four bytes of a mask that
  * follow a masked one. Returns its length. */
@@ -70,8 +73,8 @@ size_t client_frame_head(uint8_t *head, unsigned opcode, size_t size, bool maske
  * bytes. Returns its length. */
 size_t client_make_pong(const uint8_t *ping, size_t size, uint8_t *pong);
 
-/* `pid` 0 stands for no server. */
-struct client_reading client_take_reading(unsigned pid);
+/* Of these processes together, "PID,PID"; NULL stands for no server. */
+struct client_reading client_take_reading(const char *pids);
 
 /* The value of the option --name; ends the process unless it is a number from min to max. */
 double client_parse_number(const char *name, const char *text, double min, double max);

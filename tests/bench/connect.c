@@ -34,13 +34,14 @@
 
 static struct {
     struct client_target target;
-    unsigned parallel, hold, cpu_of;
+    unsigned parallel, hold;
+    const char *cpu_of;
     double seconds, warm_up;
-    bool tcp, json;
+    bool tcp, tls, resume, json;
 } opt = {.parallel = 64, .seconds = 5, .warm_up = 1};
 
 struct attempt {
-    int fd;
+    struct wire wire;
     bool ready; /* the request has been sent, or our side has been ended */
     uint64_t begun_ns;
     size_t len;
@@ -51,32 +52,36 @@ static struct {
     enum { WARM_UP, MEASURE, DRAIN } phase;
     int epoll;
     struct attempt *attempts;
+    struct wire *held;
     char request[CLIENT_REQUEST_MAX];
     size_t request_len;
     uint64_t begun, over;
-    bool sources; /* to spread connections over */
+    bool sources;         /* to spread connections over */
+    SSL_SESSION *session; /* that all resume; or NULL */
     struct hist hist;
 } all;
 
 /* ---- connections that are held ---- */
 
 /* What stands in epoll for a connection that is held; for others it is the address of their attempt. */
-static epoll_data_t held_mark(int fd)
+static epoll_data_t held_mark(const struct wire *held)
 {
-    return (epoll_data_t){.u64 = (uint64_t)fd << 1 | 1};
+    return (epoll_data_t){.u64 = (uint64_t)(uintptr_t)held | 1};
 }
 
 /* Something has come on a connection that is held: a ping, which it answers, or it is an error. */
-static void held_read(int fd)
+static void held_read(struct wire *held)
 {
     uint8_t ping[CLIENT_CONTROL_MAX], pong[CLIENT_CONTROL_MAX];
-    ssize_t n = recv(fd, ping, sizeof ping, 0);
+    ssize_t n = wire_recv(held, ping, sizeof ping, 0);
+    if (n < 0 && errno == EAGAIN) /* there was more of TLS than of WebSocket */
+        return;
     if (n <= 0)
         errx(CLIENT_FAILED, "a connection is lost: %s", n < 0 ? strerror(errno) : "the server closed it");
     if (n < 2 || ping[0] != (FINAL | OP_PING) || ping[1] != n - 2)
         errx(CLIENT_FAILED, "a connection got something else than a ping: %02x", ping[0]);
     size_t len = client_make_pong(ping, ping[1], pong);
-    if (send(fd, pong, len, MSG_NOSIGNAL) != (ssize_t)len)
+    if (wire_send(held, pong, len, MSG_NOSIGNAL) != (ssize_t)len)
         err(CLIENT_FAILED, "a connection is lost");
 }
 
@@ -98,9 +103,10 @@ static void bind_source(int fd)
 static void attempt_go_on(struct attempt *a)
 {
     if (opt.tcp)
-        a->ready = shutdown(a->fd, SHUT_WR) == 0;
+        a->ready = shutdown(a->wire.fd, SHUT_WR) == 0;
     else
-        a->ready = send(a->fd, all.request, all.request_len, MSG_NOSIGNAL) == (ssize_t)all.request_len;
+        a->ready =
+            wire_send(&a->wire, all.request, all.request_len, MSG_NOSIGNAL) == (ssize_t)all.request_len;
     if (!a->ready && errno != EAGAIN)
         err(CLIENT_FAILED, "cannot connect to %s:%s", opt.target.host, opt.target.port);
 }
@@ -110,13 +116,14 @@ static void attempt_begin(struct attempt *a)
     const struct addrinfo *address = opt.target.address;
     struct linger reset = {.l_onoff = 1};
     a->len = 0;
-    a->fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (a->fd < 0 || (!opt.tcp && setsockopt(a->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) < 0))
+    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || (!opt.tcp && setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) < 0))
         err(CLIENT_FAILED, "socket");
     if (all.sources)
-        bind_source(a->fd);
+        bind_source(fd);
     a->begun_ns = client_clock_ns(CLOCK_MONOTONIC);
-    if (connect(a->fd, address->ai_addr, address->ai_addrlen) < 0 && errno != EINPROGRESS)
+    wire_init(&a->wire, fd, opt.target.tls, all.session);
+    if (connect(fd, address->ai_addr, address->ai_addrlen) < 0 && errno != EINPROGRESS)
         err(CLIENT_FAILED, "cannot connect to %s:%s", opt.target.host, opt.target.port);
     all.begun++;
     a->ready = false;
@@ -125,14 +132,14 @@ static void attempt_begin(struct attempt *a)
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = a};
     if (!a->ready)
         event.events |= EPOLLOUT;
-    if (epoll_ctl(all.epoll, EPOLL_CTL_ADD, a->fd, &event) < 0)
+    if (epoll_ctl(all.epoll, EPOLL_CTL_ADD, fd, &event) < 0)
         err(CLIENT_FAILED, "epoll_ctl");
 }
 
 /* Reads what has come. Returns whether the attempt is over. */
 static bool attempt_read(struct attempt *a)
 {
-    ssize_t n = recv(a->fd, a->head + a->len, sizeof a->head - 1 - a->len, 0);
+    ssize_t n = wire_recv(&a->wire, a->head + a->len, sizeof a->head - 1 - a->len, 0);
     if (n < 0 && errno == EAGAIN)
         return false;
     if (opt.tcp && n == 0)
@@ -151,6 +158,8 @@ static bool attempt_read(struct attempt *a)
     client_check_answer(a->head);
     if (opt.hold > 0 && end + 4 != a->head + a->len)
         errx(CLIENT_FAILED, "the server sends something behind its answer");
+    if (all.session != NULL && !SSL_session_reused(a->wire.ssl))
+        errx(CLIENT_FAILED, "the server did not resume the session");
     return true;
 }
 
@@ -159,11 +168,15 @@ static void attempt_end(struct attempt *a)
     if (all.phase == MEASURE)
         hist_record(&all.hist, client_clock_ns(CLOCK_MONOTONIC) - a->begun_ns);
     all.over++;
-    struct epoll_event event = {.events = EPOLLIN, .data = held_mark(a->fd)};
     if (opt.hold == 0)
-        close(a->fd);
-    else if (epoll_ctl(all.epoll, EPOLL_CTL_MOD, a->fd, &event) < 0)
-        err(CLIENT_FAILED, "epoll_ctl");
+        wire_fini(&a->wire);
+    else {
+        struct wire *held = &all.held[all.over - 1];
+        struct epoll_event event = {.events = EPOLLIN, .data = held_mark(held)};
+        *held = a->wire;
+        if (epoll_ctl(all.epoll, EPOLL_CTL_MOD, held->fd, &event) < 0)
+            err(CLIENT_FAILED, "epoll_ctl");
+    }
     if (all.phase != DRAIN && (opt.hold == 0 || all.begun < opt.hold))
         attempt_begin(a);
 }
@@ -180,6 +193,16 @@ static void prepare(void)
     all.request_len = client_make_request(&opt.target, all.request);
     all.epoll = epoll_create1(EPOLL_CLOEXEC);
     all.attempts = client_allocate(opt.parallel, sizeof all.attempts[0]);
+    all.held = client_allocate(opt.hold, sizeof all.held[0]);
+    if (!opt.tls)
+        return;
+    opt.target.tls = wire_make_context();
+    SSL_CTX_set_mode(opt.target.tls, SSL_MODE_RELEASE_BUFFERS);
+    if (opt.resume) {
+        struct wire first = client_connect(&opt.target);
+        all.session = wire_take_session(&first);
+        wire_fini(&first);
+    }
 }
 
 /* Handles what has happened; waits for it if nothing has. */
@@ -192,7 +215,7 @@ static void turn(void)
     for (int i = 0; i < n; i++) {
         struct attempt *a = events[i].data.ptr;
         if (events[i].data.u64 & 1) {
-            held_read((int)(events[i].data.u64 >> 1));
+            held_read((struct wire *)(uintptr_t)(events[i].data.u64 & ~UINT64_C(1)));
             continue;
         }
         if (!a->ready)
@@ -222,7 +245,7 @@ static void report(const struct client_reading *from, const struct client_readin
     client_print_number(opt.json, "connects_per_second", count / elapsed * 1e6);
     hist_print(opt.json, &all.hist);
     client_print_number(opt.json, "load_cpu_percent", 100 * (to->own - from->own) / elapsed);
-    if (opt.cpu_of != 0) {
+    if (opt.cpu_of != NULL) {
         client_print_number(opt.json, "server_cpu_percent", 100 * (user + system) / elapsed);
         client_print_number(opt.json, "server_user_us_per_connect", user / count);
         client_print_number(opt.json, "server_system_us_per_connect", system / count);
@@ -270,10 +293,17 @@ static void hold(void)
 
 static void parse_command_line(int argc, char **argv)
 {
-    static const struct option known[] = {
-        {"url", 1, NULL, 'u'},     {"parallel", 1, NULL, 'p'}, {"mode", 1, NULL, 'm'},
-        {"seconds", 1, NULL, 'T'}, {"warmup", 1, NULL, 'w'},   {"hold", 1, NULL, 'h'},
-        {"json", 0, NULL, 'j'},    {"cpu-of", 1, NULL, 'C'},   {0}};
+    static const struct option known[] = {{"url", 1, NULL, 'u'},
+                                          {"parallel", 1, NULL, 'p'},
+                                          {"mode", 1, NULL, 'm'},
+                                          {"seconds", 1, NULL, 'T'},
+                                          {"warmup", 1, NULL, 'w'},
+                                          {"hold", 1, NULL, 'h'},
+                                          {"json", 0, NULL, 'j'},
+                                          {"cpu-of", 1, NULL, 'C'},
+                                          {"tls", 0, NULL, 'S'},
+                                          {"resume", 0, NULL, 'r'},
+                                          {0}};
     bool good = true, timed = false;
     for (int option, i = 0; (option = getopt_long(argc, argv, "", known, &i)) != -1;) {
         const char *name = known[i].name;
@@ -290,15 +320,18 @@ static void parse_command_line(int argc, char **argv)
             timed = true;
             break;
         case 'h': opt.hold = (unsigned)client_parse_number(name, optarg, 1, 1e6); break;
-        case 'C': opt.cpu_of = (unsigned)client_parse_number(name, optarg, 1, INT32_MAX); break;
+        case 'C': opt.cpu_of = optarg; break;
         case 'j': opt.json = true; break;
+        case 'S': opt.tls = true; break;
+        case 'r': opt.resume = true; break;
         default: good = false;
         }
     }
-    if (!good || optind < argc || opt.target.path[0] != '/' || (opt.hold > 0 && (timed || opt.tcp)))
+    if (!good || optind < argc || opt.target.path[0] != '/' || (opt.hold > 0 && (timed || opt.tcp)) ||
+        (opt.tls && opt.tcp) || (opt.resume && !opt.tls))
         errx(CLIENT_USAGE, "usage: --url HOST:PORT/PATH [--parallel K] [--mode upgrade|tcp] [--seconds T] "
                            "[--warmup W] [--json]\n"
-                           "  [--cpu-of PID]\n"
+                           "  [--tls [--resume]] [--cpu-of PID,PID]\n"
                            "or with --hold N instead of --mode, --seconds and --warmup");
 }
 
@@ -312,8 +345,13 @@ int main(int argc, char **argv)
         hold();
     else
         measure();
+    for (unsigned i = 0; i < opt.hold; i++)
+        wire_fini(&all.held[i]);
     close(all.epoll);
+    free(all.held);
     free(all.attempts);
+    SSL_SESSION_free(all.session);
+    SSL_CTX_free(opt.target.tls);
     freeaddrinfo(opt.target.address);
     return 0;
 }

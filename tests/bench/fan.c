@@ -34,7 +34,8 @@
 
 static struct {
     struct client_target target;
-    unsigned clients, in_flight, cpu_of;
+    unsigned clients, in_flight;
+    const char *cpu_of;
     size_t size;
     double seconds, warm_up;
     bool one, all, json;
@@ -242,7 +243,7 @@ static void prepare(void)
         c->rest = client_allocate(fan.rest_max, 1);
         c->out =
             client_allocate((i < fan.publishers ? opt.in_flight * fan.frame_len : 0) + CLIENT_CONTROL_MAX, 1);
-        c->fd = client_connect(&opt.target);
+        c->fd = client_connect(&opt.target).fd;
         conn_watch(c, EPOLL_CTL_ADD, false);
     }
 }
@@ -298,7 +299,7 @@ static void report(const struct counts *from, const struct counts *to)
     client_print_number(opt.json, "megabytes_per_second", count / elapsed * (double)opt.size);
     client_print_number(opt.json, "deliveries_per_read", count / (double)(to->reads - from->reads));
     client_print_number(opt.json, "load_cpu_percent", 100 * (to->time.own - from->time.own) / elapsed);
-    if (opt.cpu_of != 0) {
+    if (opt.cpu_of != NULL) {
         client_print_number(opt.json, "server_cpu_percent", 100 * (user + system) / elapsed);
         client_print_number(opt.json, "server_user_ns_per_delivery", 1e3 * user / count);
         client_print_number(opt.json, "server_system_ns_per_delivery", 1e3 * system / count);
@@ -331,7 +332,7 @@ static void parse_command_line(int argc, char **argv)
         case 'i': opt.in_flight = (unsigned)client_parse_number(name, optarg, 1, MAX_IN_FLIGHT); break;
         case 'T': opt.seconds = client_parse_number(name, optarg, 0.01, 3600); break;
         case 'w': opt.warm_up = client_parse_number(name, optarg, 0, 3600); break;
-        case 'C': opt.cpu_of = (unsigned)client_parse_number(name, optarg, 1, INT32_MAX); break;
+        case 'C': opt.cpu_of = optarg; break;
         case 'j': opt.json = true; break;
         default: good = false;
         }

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""What a connection that is idle costs in memory: idle.py [memory] [parts] [--connections N] [--rounds N]"""
+"""What a connection that is idle costs in memory: idle.py [memory] [parts] [tls] [--connections N] [--rounds N]"""
 import argparse
 import collections
 import json
@@ -14,12 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from peers import bun, find_bun, free_port, machine, memory_of, node, serve, tidewire
+from peers import behind_nginx, bun, find_bun, free_port, machine, memory_of, node, serve, tidewire
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build"
 BINARY = os.environ.get("TIDEWIRE_BIN", str(BUILD / "tidewire"))
 FIRST = 1000  # connections from which on the growth is measured: pools and tables have their usual sizes by then
+TLS_MOST = 5000  # connections with TLS
 SETTLE = 1  # seconds until the memory is read
 
 ECHO_TEXT = "ws:on_text(function(self, text) self:send(text) end)"
@@ -34,10 +35,10 @@ def on_cpus(cpus):
 class Held:
     """Connections that stay open until the end of the block."""
 
-    def __init__(self, o, port, connections):
+    def __init__(self, o, port, connections, tls=False):
         self.process = subprocess.Popen(
             [*on_cpus(o.client_cpus), BUILD / "bench" / "connect", "--url", f"127.0.0.1:{port}/", "--hold",
-             str(connections), "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+             str(connections), "--json", *(("--tls",) if tls else ())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):
         line = self.process.stdout.readline()
@@ -51,12 +52,12 @@ class Held:
             raise RuntimeError("connections were lost")
 
 
-def growth(o, server, read):
+def growth(o, server, read, tls=False):
     """What `read(pid)` gives with FIRST and with all connections."""
-    with server as (pid, port), Held(o, port, FIRST):
+    with server as (pid, port), Held(o, port, FIRST, tls):
         time.sleep(SETTLE)
         before = read(pid)
-        with Held(o, port, o.connections - FIRST):
+        with Held(o, port, o.connections - FIRST, tls):
             time.sleep(SETTLE)
             return before, read(pid)
 
@@ -68,10 +69,14 @@ def each(o, before, after):
 
 # ---- beside others ----
 
-def our_server(o, folder, handlers, prefix=()):
+def our_script(folder, handlers):
     script = Path(folder) / "main.lua"
     script.write_text(f'app.websocket("/", function(ws) {handlers} end)\n', encoding="utf-8")
-    return tidewire(BINARY, script, (*on_cpus(o.server_cpus), *prefix), ("--workers", "1"))
+    return script
+
+
+def our_server(o, folder, handlers, prefix=(), tls=False):
+    return tidewire(BINARY, our_script(folder, handlers), (*on_cpus(o.server_cpus), *prefix), ("--workers", "1"), tls)
 
 
 def floor(o):
@@ -92,27 +97,58 @@ def servers(o, folder):
     return makers, [f"Bun is not measured: {missing}."] if missing else []
 
 
+def tls_servers(o, folder):
+    """{(name, whether it is spoken to over TLS): a function that makes the server}, and a sentence for each that is
+    missing."""
+    prefix = on_cpus(o.server_cpus)
+    binary, missing = find_bun(BUILD / "peers")
+    makers = {}
+    for tls in False, True:
+        makers["Tidewire", tls] = lambda tls=tls: our_server(o, folder, ECHO_TEXT, tls=tls)
+        makers["node ws", tls] = lambda tls=tls: node(HERE / "node_echo.js", prefix, tls)
+        if not missing:
+            makers["Bun", tls] = lambda tls=tls: bun(binary, HERE / "bun_echo.js", prefix, tls)
+    if shutil.which("nginx"):
+        makers["Tidewire behind nginx, both", True] = lambda: behind_nginx(
+            BINARY, our_script(folder, ECHO_TEXT), folder, prefix, ("--workers", "1"))
+    return makers, ([f"Bun is not measured: {missing}."] if missing else []) + (
+        [] if shutil.which("nginx") else ["nginx is not measured: it is not here."])
+
+
 def read_anonymous(pid):
-    return memory_of(pid, what="Pss_Anon") * 2**20
+    """Of a process, or several."""
+    return memory_of(*(pid if isinstance(pid, tuple) else (pid,)), what="Pss_Anon") * 2**20
+
+
+def print_growth(o, title, makers, notes):
+    """Measures servers, {(name, whether it is spoken to over TLS): a function that makes it}, and prints a table."""
+    print(f"## {title}\n\nGrowth of anonymous memory from {FIRST:,} to {o.connections:,} "
+          f"connections, divided by their number; medians of {o.rounds}.\n\n"
+          f"| server | bytes for each connection | MiB with {FIRST:,} | MiB with {o.connections:,} |\n"
+          "| --- | --- | --- | --- |")
+    for (name, tls), make in makers.items():
+        name += ", TLS" if tls else ""
+        try:
+            rounds = [growth(o, make(), read_anonymous, tls) for _ in range(o.rounds)]
+        except (LookupError, OSError, RuntimeError, SystemExit) as error:
+            notes.append(f"{name} is not measured: {error}.")
+            continue
+        bytes_each = statistics.median(each(o, *values) for values in rounds)
+        before, after = (statistics.median(values) / 2**20 for values in zip(*rounds))
+        print(f"| {name} | {bytes_each:,.0f} | {before:.1f} | {after:.1f} |", flush=True)
+    print("\n" + "".join(f"{note}\n\n" for note in notes), end="", flush=True)
 
 
 def measure_memory(o):
     with tempfile.TemporaryDirectory() as folder:
         makers, notes = servers(o, folder)
-        print(f"## Memory of an idle connection\n\nGrowth of anonymous memory from {FIRST:,} to {o.connections:,} "
-              f"connections, divided by their number; medians of {o.rounds}.\n\n"
-              f"| server | bytes for each connection | MiB with {FIRST:,} | MiB with {o.connections:,} |\n"
-              "| --- | --- | --- | --- |")
-        for name, make in makers.items():
-            try:
-                rounds = [growth(o, make(), read_anonymous) for _ in range(o.rounds)]
-            except (OSError, RuntimeError, SystemExit) as error:
-                notes.append(f"{name} is not measured: {error}.")
-                continue
-            bytes_each = statistics.median(each(o, *values) for values in rounds)
-            before, after = (statistics.median(values) / 2**20 for values in zip(*rounds))
-            print(f"| {name} | {bytes_each:,.0f} | {before:.1f} | {after:.1f} |", flush=True)
-    print("\n" + "".join(f"{note}\n\n" for note in notes), end="", flush=True)
+        print_growth(o, "Memory of an idle connection", {(name, False): make for name, make in makers.items()}, notes)
+
+
+def measure_tls(o):
+    o = argparse.Namespace(**vars(o) | {"connections": min(o.connections, TLS_MOST)})
+    with tempfile.TemporaryDirectory() as folder:
+        print_growth(o, "Memory of an idle connection with TLS", *tls_servers(o, folder))
 
 
 # ---- ours by part ----
@@ -208,7 +244,7 @@ def measure_parts(o):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", nargs="*", choices=[[], "memory", "parts"], help="all without one")
+    parser.add_argument("work", nargs="*", choices=[[], "memory", "parts", "tls"], help="all without one")
     parser.add_argument("--connections", type=int, default=15_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server-cpus", default="0", help="as for taskset")
@@ -222,7 +258,7 @@ def main():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print(machine() + "\n")
-    for name, measure in (("memory", measure_memory), ("parts", measure_parts)):
+    for name, measure in (("memory", measure_memory), ("parts", measure_parts), ("tls", measure_tls)):
         if not o.work or name in o.work:
             measure(o)
 

@@ -44,10 +44,11 @@
 
 static struct {
     struct client_target target;
-    unsigned connections, in_flight, threads, cpu_of;
+    unsigned connections, in_flight, threads;
+    const char *cpu_of;
     size_t size;
     double seconds, warm_up, rate; /* no rate: a closed loop */
-    bool binary, floor, json;
+    bool binary, floor, tls, json;
 } opt = {.connections = 50, .in_flight = 1, .threads = 1, .size = 20, .seconds = 5, .warm_up = 1};
 
 static _Atomic enum phase { WARM_UP, MEASURE, DRAIN } phase;
@@ -62,7 +63,7 @@ static struct {
 /* ---- connections ---- */
 
 struct conn {
-    int fd;
+    struct wire wire;
     bool blocked;    /* waits until it can send */
     uint8_t *frames; /* the masked frame, `copies` times side by side */
     size_t frame_len, copies;
@@ -126,11 +127,11 @@ static void conn_watch(const struct thread *t, struct conn *c, int operation, bo
 {
     struct epoll_event event = {.events = blocked ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.ptr = c};
     c->blocked = blocked;
-    if (epoll_ctl(t->epoll, operation, c->fd, &event) < 0)
+    if (epoll_ctl(t->epoll, operation, c->wire.fd, &event) < 0)
         err(CLIENT_FAILED, "epoll_ctl");
 }
 
-/* Sends what is owed, as much of it as the kernel takes. */
+/* Sends what is owed, as much of it as the kernel takes; with TLS, what is sealed goes first. */
 static void conn_write(struct thread *t, struct conn *c)
 {
     if (t->phase == DRAIN) { /* messages of which nothing has been sent are withdrawn */
@@ -138,9 +139,9 @@ static void conn_write(struct thread *t, struct conn *c)
         c->owed %= c->frame_len;
     }
     ssize_t n = 0;
-    while (c->owed > 0 && n >= 0) {
+    while ((c->owed > 0 || wire_is_full(&c->wire)) && n >= 0) {
         size_t len = MIN(c->owed, c->copies * c->frame_len - c->next);
-        n = send(c->fd, c->frames + c->next, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        n = wire_send(&c->wire, c->frames + c->next, len, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno != EAGAIN)
             err(CLIENT_FAILED, "connection lost");
         c->owed -= (size_t)MAX(n, 0);
@@ -249,7 +250,7 @@ static void conn_take(struct thread *t, struct conn *c, const uint8_t *data, siz
 
 static void conn_read(struct thread *t, struct conn *c)
 {
-    ssize_t n = recv(c->fd, t->input, sizeof t->input, MSG_DONTWAIT);
+    ssize_t n = wire_recv(&c->wire, t->input, sizeof t->input, MSG_DONTWAIT);
     if (n == 0 || (n < 0 && errno != EAGAIN))
         errx(CLIENT_FAILED, "connection lost: %s", n < 0 ? strerror(errno) : "the server closed it");
     t->now_ns = client_clock_ns(CLOCK_MONOTONIC);
@@ -272,7 +273,7 @@ static void thread_prepare(struct thread *t)
         conn_make_frame(c, t->payloads + i);
         c->due = client_allocate(opt.in_flight, sizeof(uint64_t));
         c->index = t->first + i;
-        c->fd = client_connect(&opt.target);
+        c->wire = client_connect(&opt.target);
         if (opt.rate > 0)
             conn_watch(t, c, EPOLL_CTL_ADD, false);
     }
@@ -375,7 +376,7 @@ static void *thread_run(void *arg)
 static void thread_free(struct thread *t)
 {
     for (size_t i = 0; i < t->nconns; i++) {
-        close(t->conns[i].fd);
+        wire_fini(&t->conns[i].wire);
         free(t->conns[i].frames);
         free(t->conns[i].due);
     }
@@ -417,7 +418,7 @@ static void report(const struct thread *all, const struct client_reading *from,
         client_print_number(opt.json, "messages_held_back", (double)all->held);
     }
     client_print_number(opt.json, "load_cpu_percent", 100 * (to->own - from->own) / elapsed);
-    if (opt.cpu_of != 0) {
+    if (opt.cpu_of != NULL) {
         client_print_number(opt.json, "server_cpu_percent", 100 * (user + system) / elapsed);
         client_print_number(opt.json, "server_user_us_per_message", user / count);
         client_print_number(opt.json, "server_system_us_per_message", system / count);
@@ -429,19 +430,13 @@ static void report(const struct thread *all, const struct client_reading *from,
 
 static void parse_command_line(int argc, char **argv)
 {
-    static const struct option known[] = {{"url", 1, NULL, 'u'},
-                                          {"connections", 1, NULL, 'c'},
-                                          {"size", 1, NULL, 's'},
-                                          {"type", 1, NULL, 't'},
-                                          {"in-flight", 1, NULL, 'i'},
-                                          {"seconds", 1, NULL, 'T'},
-                                          {"warmup", 1, NULL, 'w'},
-                                          {"threads", 1, NULL, 'p'},
-                                          {"floor", 0, NULL, 'f'},
-                                          {"json", 0, NULL, 'j'},
-                                          {"cpu-of", 1, NULL, 'C'},
-                                          {"rate", 1, NULL, 'r'},
-                                          {0}};
+    static const struct option known[] = {{"url", 1, NULL, 'u'},       {"connections", 1, NULL, 'c'},
+                                          {"size", 1, NULL, 's'},      {"type", 1, NULL, 't'},
+                                          {"in-flight", 1, NULL, 'i'}, {"seconds", 1, NULL, 'T'},
+                                          {"warmup", 1, NULL, 'w'},    {"threads", 1, NULL, 'p'},
+                                          {"floor", 0, NULL, 'f'},     {"tls", 0, NULL, 'S'},
+                                          {"json", 0, NULL, 'j'},      {"cpu-of", 1, NULL, 'C'},
+                                          {"rate", 1, NULL, 'r'},      {0}};
     bool good = true, closed = false;
     for (int option, i = 0; (option = getopt_long(argc, argv, "", known, &i)) != -1;) {
         const char *name = known[i].name;
@@ -458,8 +453,9 @@ static void parse_command_line(int argc, char **argv)
         case 'T': opt.seconds = client_parse_number(name, optarg, 0.01, 3600); break;
         case 'w': opt.warm_up = client_parse_number(name, optarg, 0, 3600); break;
         case 'p': opt.threads = (unsigned)client_parse_number(name, optarg, 1, 256); break;
-        case 'C': opt.cpu_of = (unsigned)client_parse_number(name, optarg, 1, INT32_MAX); break;
+        case 'C': opt.cpu_of = optarg; break;
         case 'f': opt.floor = true; break;
+        case 'S': opt.tls = true; break;
         case 'j': opt.json = true; break;
         default: good = false;
         }
@@ -468,8 +464,8 @@ static void parse_command_line(int argc, char **argv)
         (closed && opt.rate > 0))
         errx(CLIENT_USAGE,
              "usage: --url HOST:PORT/PATH [--connections C] [--size BYTES] [--type text|binary]\n"
-             "  [--in-flight K | --rate R] [--seconds T] [--warmup W] [--threads N <= C] [--floor] [--json]\n"
-             "  [--cpu-of PID]");
+             "  [--in-flight K | --rate R] [--seconds T] [--warmup W] [--threads N <= C] [--floor] [--tls]\n"
+             "  [--json] [--cpu-of PID,PID]");
 }
 
 static void sleep_until(uint64_t ns)
@@ -517,6 +513,7 @@ int main(int argc, char **argv)
     parse_command_line(argc, argv);
     client_allow_files();
     client_resolve(&opt.target);
+    opt.target.tls = opt.tls ? wire_make_context() : NULL;
     struct thread *threads = client_allocate(opt.threads, sizeof threads[0]);
     threads_start(threads);
     sleep_until(schedule.from_ns);
@@ -529,6 +526,7 @@ int main(int argc, char **argv)
     if (threads[0].hist.count == 0 || (opt.rate > 0 && threads[0].back == 0))
         errx(CLIENT_FAILED, "no message came back within the measured time");
     report(&threads[0], &from, &to);
+    SSL_CTX_free(opt.target.tls);
     freeaddrinfo(opt.target.address);
     free(threads);
     return 0;

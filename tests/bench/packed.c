@@ -25,7 +25,8 @@
 
 static struct {
     struct client_target target;
-    unsigned connections, cpu_of;
+    unsigned connections;
+    const char *cpu_of;
     double seconds, warm_up;
     const char *frames;
     bool publish, json;
@@ -203,7 +204,7 @@ static void parse_options(int argc, char **argv)
         case 'p': opt.publish = true; break;
         case 's': opt.seconds = client_parse_number("seconds", optarg, 0.01, 1e6); break;
         case 'w': opt.warm_up = client_parse_number("warmup", optarg, 0, 1e6); break;
-        case 'C': opt.cpu_of = (unsigned)client_parse_number("cpu-of", optarg, 1, 1e9); break;
+        case 'C': opt.cpu_of = optarg; break;
         case 'j': opt.json = true; break;
         default: exit(CLIENT_USAGE);
         }
@@ -220,7 +221,7 @@ int main(int argc, char **argv)
     connections = client_allocate(opt.connections, sizeof *connections);
     for (unsigned i = 0; i < opt.connections; i++) {
         struct connection *c = &connections[i];
-        *c = (struct connection){.fd = client_connect(&opt.target), .next = i};
+        *c = (struct connection){.fd = client_connect(&opt.target).fd, .next = i};
         struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
         if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &e) < 0)
             err(CLIENT_FAILED, "epoll");

@@ -23,7 +23,7 @@ daemon off;
 worker_processes 1;
 pid nginx.pid;
 error_log error.log;
-events {{ worker_connections 4096; }}
+events {{ worker_connections 16384; }}
 http {{
   access_log off;
   client_body_temp_path body;
@@ -59,6 +59,22 @@ location ~ ^/param/([^/]+)$ {
     ngx.print(body)
   }
 }
+"""
+
+# TLS in front of another server. Its buffers hold a large message; sessions are resumed by tickets, the default.
+NGINX_TLS = """
+listen 127.0.0.1:{port} ssl backlog=4096;
+ssl_certificate {cert};
+ssl_certificate_key {key};
+ssl_protocols TLSv1.3;
+location / {{
+  proxy_pass http://unix:{socket}:;
+  proxy_http_version 1.1;
+  proxy_set_header Upgrade $http_upgrade;
+  proxy_set_header Connection upgrade;
+  proxy_buffer_size 64k;
+  proxy_buffers 8 64k;
+}}
 """
 
 # Who publishes gets the message too. Each run has a channel of its own, from whose beginning on everybody hears.
@@ -103,7 +119,11 @@ def nginx(folder, routes, prefix=(), modules=("ndk_http", "ngx_http_lua"), http=
     process = subprocess.Popen([*prefix, "nginx", "-p", str(folder), "-c", str(path)], stdin=subprocess.DEVNULL)
     try:
         wait_for(process, port, f"nginx with {' and '.join(modules)}")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        children, deadline = [], time.monotonic() + PATIENCE  # it listens before it has one
+        while not children and process.poll() is None and time.monotonic() < deadline:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        if not children:
+            raise SystemExit("nginx did not start")
         yield int(children[0]), port
     finally:
         process.terminate()
@@ -122,12 +142,39 @@ def serve(name, command, port, env=None):
         process.wait()
 
 
-def tidewire(binary, script, prefix=(), options=()):
+def tidewire(binary, script, prefix=(), options=(), tls=False):
     """(pid, port)"""
     port = free_port()
-    return serve("tidewire", [*prefix, binary, "run", script, "--listen", f"127.0.0.1:{port}", "--control",
+    listen = "tls:127.0.0.1:{}?cert={}&key={}".format(port, *certificate()) if tls else f"127.0.0.1:{port}"
+    return serve("tidewire", [*prefix, binary, "run", script, "--listen", listen, "--control",
                               f"@tidewire-bench-{port}", *options], port,
                  env={name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_")})
+
+
+def certificate():
+    """(certificate, key), ECDSA on P-256, which openssl makes when they are not there or more than a week old. Raises
+    LookupError without it."""
+    cert, key = BUILD / "bench" / "cert.pem", BUILD / "bench" / "key.pem"
+    if not cert.exists() or time.time() - cert.stat().st_mtime > 7 * 86400:
+        if not shutil.which("openssl"):
+            raise LookupError("openssl is not here")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-days", "30", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
+                        key, "-out", cert], stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    return cert, key
+
+
+@contextlib.contextmanager
+def behind_nginx(binary, script, folder, prefix=(), options=()):
+    """nginx with TLS in front of a Tidewire without, by a unix socket: ((pid of either), port)"""
+    port, (cert, key) = free_port(), certificate()
+    path = Path(folder) / "socket"
+    routes = NGINX_TLS.format(port=port, cert=cert, key=key, socket=path)
+    with tidewire(binary, script, prefix, ("--listen", f"unix:{path}", *options)) as (pid, _):
+        os.chmod(folder, 0o711)
+        os.chmod(path, 0o666)  # started by root, nginx works as somebody else
+        with nginx(folder, routes, prefix, ()) as (front, _):
+            yield (front, pid), port
 
 
 def find_bun(folder):
@@ -145,17 +192,17 @@ def find_bun(folder):
         return None, (error.stderr.strip() or f"{error.cmd[0]} failed").splitlines()[0]
 
 
-def bun(binary, script, prefix=()):
+def bun(binary, script, prefix=(), tls=False):
     """(pid, port)"""
     port = free_port()
-    return serve("bun", [*prefix, binary, script, port], port)
+    return serve("bun", [*prefix, binary, script, port, *(certificate() if tls else ())], port)
 
 
-def node(script, prefix=()):
+def node(script, prefix=(), tls=False):
     """With the modules that Debian ships: (pid, port)"""
     port = free_port()
     env = os.environ | {"NODE_PATH": "/usr/share/nodejs"}
-    return serve("node", [*prefix, "node", script, port], port, env)
+    return serve("node", [*prefix, "node", script, port, *(certificate() if tls else ())], port, env)
 
 
 def compiled(path, prefix=(), env=None):
@@ -173,30 +220,32 @@ def floor(path, prefix=()):
 # ---- by their names in the tables of bench.py ----
 
 def start(name, work, folder, prefix=()):
-    """The server of that name, for `work`, "echo" or "fan" where that is not the same one: a context of (pid, port).
-    `folder` is for what it writes. Raises LookupError with the reason when it is not here, OSError or SystemExit when
+    """The server of that name, for `work`, "echo" or "fan" where that is not the same one: a context of (pid, port),
+    or of ((pid, pid), port) when it is two processes. A name that ends with " TLS" is of one that speaks it. `folder` is for what it writes. Raises LookupError with the reason when it is not here, OSError or SystemExit when
     it does not start."""
+    name, tls = name.removesuffix(" TLS"), name.endswith(" TLS")
     if name == "Bun":
         binary, missing = find_bun(BUILD / "peers")
         if missing:
             raise LookupError(missing)
-        return bun(binary, HERE / f"bun_{work}.js", prefix)
+        return bun(binary, HERE / f"bun_{work}.js", prefix, tls)
     script = HERE / "bench.lua"
     path = {"Tidewire": Path(BINARY), "floor": BUILD / "bench" / "floor", "libwebsockets": BUILD / "bench" / "lws_echo",
             "gorilla": BUILD / "peers" / "gorilla_echo"}.get(name)
     if path and not path.exists():
         raise LookupError(f"{path.relative_to(BUILD.parent)} is not built")
-    if name.startswith("nginx") or name == "nchan":
+    if "nginx" in name or name == "nchan":
         if not shutil.which("nginx"):
             raise LookupError("nginx is not here")
     return {
-        "Tidewire": lambda: tidewire(BINARY, script, prefix),
+        "Tidewire": lambda: tidewire(BINARY, script, prefix, tls=tls),
+        "Tidewire behind nginx": lambda: behind_nginx(BINARY, script, folder, prefix),
         "1 worker": lambda: tidewire(BINARY, script, prefix),
         "2 workers": lambda: tidewire(BINARY, script, prefix, ("--workers", "2", "--pin-workers")),
         "floor": lambda: floor(path, prefix),
         "libwebsockets": lambda: compiled(path, prefix),
         "gorilla": lambda: compiled(path, prefix, {"GOMAXPROCS": "1"}),
-        "node ws": lambda: node(HERE / f"node_{work}.js", prefix),
+        "node ws": lambda: node(HERE / f"node_{work}.js", prefix, tls),
         "nchan": lambda: nginx(folder, NCHAN, prefix, ("ngx_nchan",), NCHAN_HTTP),
         "nginx + Lua": lambda: nginx(folder, NGINX_LUA, prefix),
     }[name]()
@@ -228,7 +277,7 @@ def versions():
     found = {
         "Tidewire": number(BINARY, "--version"), "compiler": said("gcc", "--version"), "libev": package("libev4"),
         "Lua": package("liblua5.4-0"), "Bun": number(bun_path, "--version"),
-        "node": number("node", "--version"), "ws": said("node", "-e", node_ws),
+        "OpenSSL": number("openssl", "version"), "node": number("node", "--version"), "ws": said("node", "-e", node_ws),
         "libwebsockets": package("libwebsockets-dev"), "Go": number("go", "version"),
         "gorilla/websocket": package("golang-github-gorilla-websocket-dev"), "nginx": number("nginx", "-v"),
         "libnginx-mod-http-lua": package("libnginx-mod-http-lua"), "libnginx-mod-nchan": package("libnginx-mod-nchan"),
@@ -263,10 +312,13 @@ def busy_seconds():
     return (user + nice + system + irq + softirq) / TICKS
 
 
-def cpu_seconds(pid):
-    """(user, system) of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return int(fields[11]) / TICKS, int(fields[12]) / TICKS
+def cpu_seconds(*pids):
+    """(user, system) of processes so far."""
+    user = system = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        user, system = user + int(fields[11]) / TICKS, system + int(fields[12]) / TICKS
+    return user, system
 
 
 def memory_of(*pids, what="Pss"):

@@ -162,7 +162,7 @@ static void run_prepare(void)
     all.epoll = epoll_create1(EPOLL_CLOEXEC);
     for (unsigned i = 0; i < opt.connections; i++) {
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = &all.conns[i]};
-        all.conns[i].fd = client_connect(&opt.target);
+        all.conns[i].fd = client_connect(&opt.target).fd;
         if (epoll_ctl(all.epoll, EPOLL_CTL_ADD, all.conns[i].fd, &event) < 0)
             err(CLIENT_FAILED, "epoll_ctl");
     }

@@ -19,12 +19,12 @@ class Table(NamedTuple):
     first: str = "Tidewire"
 
 
-def of_messages(title, about):
+def of_messages(title, about, first="Tidewire"):
     return Table(title, about, (
         ("messages/s", "messages_per_second", ",.0f"), ("user µs", "server_user_us_per_message", ",.2f"),
         ("system µs", "server_system_us_per_message", ",.2f"), ("server busy", "server_cpu_percent", ".0f"),
         ("generator busy", "load_cpu_percent", ".0f")),
-        "messages_per_second", ("server_user_us_per_message", "server_system_us_per_message"))
+        "messages_per_second", ("server_user_us_per_message", "server_system_us_per_message"), first)
 
 
 def of_deliveries(title, about):
@@ -76,6 +76,20 @@ TABLES = {
             ("sent late", "messages_sent_late", ",.0f"), ("messages/s", "messages_per_second", ",.0f"),
             ("server busy", "server_cpu_percent", ".0f")),
         "latency_p99_us", ("server_user_us_per_message", "server_system_us_per_message")),
+    "tls": of_messages(
+        "Echo over TLS", MESSAGES + " TLS 1.3 with AES-128-GCM for all. Where nginx speaks it in front of a Tidewire "
+        "without, both share the server's processor, so that the cost of the whole stands beside the others'; its CPU "
+        "time is that of both.", first="Tidewire TLS"),
+    "handshakes": Table(
+        "TLS handshakes", "As Connections, over TLS: 64 attempts are under way, each one TCP, TLS 1.3 (X25519, a "
+        "certificate with ECDSA on P-256, or a session that is resumed) and the WebSocket handshake. In a full one "
+        "the client has more to compute than the server and is the limit; capacity is how many a second would fill the "
+        "server's processor, by the CPU time of each, and the first ratio is that of it.", (
+            ("connections/s", "connects_per_second", ",.0f"), ("p50 µs", "latency_p50_us", ",.0f"),
+            ("p99 µs", "latency_p99_us", ",.0f"), ("user µs", "server_user_us_per_connect", ",.1f"),
+            ("system µs", "server_system_us_per_connect", ",.1f"), ("capacity", "capacity", ",.0f"),
+            ("server busy", "server_cpu_percent", ".0f"), ("generator busy", "load_cpu_percent", ".0f")),
+        "capacity", ("server_user_us_per_connect", "server_system_us_per_connect"), "Tidewire TLS"),
     "http": Table(
         "Short HTTP answers, 100 connections", "wrk asks again when it has its answer (or its 16 answers); any error "
         "that it counts is a failure. µs are CPU time of the server for each request.", (
@@ -258,7 +272,7 @@ INTRODUCTION = """# What it measured
 Written by `make bench`; [README.md](README.md) says how to read it. The server has one processor and the load generator
 another; the servers take turns within each round and the order changes from round to round. Figures are medians of the
 rounds; a ratio is the median of the rounds' own ratios, `Tidewire : this`, so that more than 1 is in our favour for
-rates, less than 1 for CPU time and for latency. No server compresses, logs messages or drops any. gorilla and
+rates, less than 1 for CPU time and for latency (in the tables of TLS: `Tidewire TLS : this`). No server compresses, logs messages or drops any. gorilla and
 libwebsockets do not check that text is UTF-8. uWebSockets is in neither Debian nor npm: the floor and Bun, which is
 built on it, stand for it."""
 

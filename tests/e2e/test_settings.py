@@ -253,7 +253,8 @@ def test_fixed_keys_stay_and_are_named_while_the_rest_applies(configured, tmp_pa
 
 def test_help_marks_exactly_the_fixed_keys():
     marked = re.findall(r"^ +(?:-\w, )?--(\S+) .* \*$", run("--help").stdout, re.M)
-    assert set(marked) == {"control", "pid-file", "pin-workers", "shared-size", "watch", "workers"}
+    fixed = {"control", "log-buffer", "pid-file", "pin-workers", "shared-size", "user", "watch", "workers"}
+    assert set(marked) == fixed
 
 
 def test_a_configuration_from_a_pipe_is_read_once(serve, started_by):

@@ -149,8 +149,10 @@ def test_only_what_is_written_before_the_address_changes(listening, tmp_path):
 
 def test_one_address_of_the_machine_becomes_all(listening):
     """The new one is bound while the old one still has its port."""
-    c = listening("127.0.0.1:0", workers=2)
-    port = c.port("127.0.0.1")
+    with socket.socket() as probe:  # for one that no client of another test has on another address
+        probe.bind(("0.0.0.0", 0))
+        port = probe.getsockname()[1]
+    c = listening(f"127.0.0.1:{port}", workers=2)
     with connect("127.0.0.1", port).upgrade("/run") as client:
         start = c.listen(f"*:{port}")
         c.told(rf" listening on 0\.0\.0\.0:{port}\n", start)

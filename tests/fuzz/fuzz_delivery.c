@@ -101,9 +101,9 @@ static struct peer *peer_of(const struct session *s)
     return NULL;
 }
 
-static void on_message(struct session *s, bool text, const char *data, size_t len)
+static void on_message(struct session *s, bool text, const char *data, size_t len, struct inbound_turn *turn)
 {
-    (void)s, (void)text, (void)data, (void)len;
+    (void)s, (void)text, (void)data, (void)len, (void)turn;
     CHECK(false && "no client sends messages");
 }
 

@@ -5,7 +5,8 @@
  *
  * The input: a byte for the largest message, one for what the handler does and how the stream ends, one for
  * the message at which it does it (or after how many pieces a suspended handler goes on); eight bytes that
- * say how to cut the rest into pieces, over and over; then the client's bytes. */
+ * say how to cut the rest into pieces, over and over; then the client's bytes. All of it happens twice: the
+ * second time, the handler asks for the next message itself. */
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -308,10 +309,12 @@ static const struct plan *plan;
 static struct record *record;
 static struct session *session; /* NULL once it is over */
 static unsigned suspended;      /* of its handlers */
+static bool in_message;         /* inside of the handler */
+static bool takes_next;         /* the handler asks for the next message itself */
 
 enum { READ_AHEAD = 300 };
 
-static void on_message(struct session *s, bool text, const char *data, size_t len)
+static void on_one_message(struct session *s, bool text, const char *data, size_t len)
 {
     CHECK(s == session && session_is_open(s) && suspended == 0);
     record_message(record, text, data, len);
@@ -330,6 +333,16 @@ static void on_message(struct session *s, bool text, const char *data, size_t le
     CHECK(session_is_open(s) == !ended);
 }
 
+static void on_message(struct session *s, bool text, const char *data, size_t len, struct inbound_turn *turn)
+{
+    CHECK(!in_message);
+    in_message = true;
+    do
+        on_one_message(s, text, data, len);
+    while (takes_next && turn != NULL && inbound_next(turn, &text, &data, &len));
+    in_message = false;
+}
+
 static void on_close(struct session *s, unsigned code, const char *reason, size_t reason_len)
 {
     CHECK(s == session);
@@ -344,7 +357,7 @@ static void on_close(struct session *s, unsigned code, const char *reason, size_
 static void on_control(struct session *s, bool ping, const char *data, size_t len)
 {
     (void)ping;
-    CHECK(s == session && session_is_open(s) && data != NULL && len <= 125);
+    CHECK(s == session && session_is_open(s) && !in_message && data != NULL && len <= 125);
 }
 
 static void on_drain(struct session *s)
@@ -533,6 +546,20 @@ static void received(const struct buf *in, struct buf *out)
     }
 }
 
+/* Has to be as the reference says. */
+static void check_real(const struct reference *reference, const uint8_t *stream, size_t len)
+{
+    struct record real = {0};
+    struct buf in = BUF_INIT;
+    record = &real;
+    real_read(stream, len, &in);
+    received(&in, &real.sent);
+    CHECK(real.over);
+    record_compare(&real, &reference->record, plan->suspends > 0);
+    buf_fini(&in);
+    record_fini(&real);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < PREFIX || size > 100000) /* more would not fit into the socket at once */
@@ -548,17 +575,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!reference.record.over)
         record_end(&reference.record, NO_CLOSE, "", 0);
 
-    struct record real = {0};
-    struct buf in = BUF_INIT;
-    record = &real;
-    real_read(data + PREFIX, size - PREFIX, &in);
-    received(&in, &real.sent);
-    CHECK(real.over);
-    record_compare(&real, &reference.record, plan->suspends > 0);
-
-    buf_fini(&in);
+    for (int i = 0; i < 2; i++) {
+        takes_next = i > 0;
+        check_real(&reference, data + PREFIX, size - PREFIX);
+    }
     buf_fini(&reference.message);
     record_fini(&reference.record);
-    record_fini(&real);
     return 0;
 }

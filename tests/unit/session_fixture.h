@@ -30,6 +30,7 @@ static struct {
     unsigned drained;                      /* how often on_drain was told */
     void (*on_message)(struct session *s); /* what the handler does besides */
     void (*on_close)(struct session *s);
+    unsigned calls; /* of the handler for messages */
     bool in_callback;
     unsigned closed; /* how often */
     unsigned code;
@@ -37,18 +38,25 @@ static struct {
     size_t reason_len;
 } ws;
 
+/* The handler asks for the next message itself. */
+static bool takes_next;
+
 /* ---- the layer above ---- */
 
-static inline void on_message(struct session *s, bool text, const char *data, size_t len)
+static inline void on_message(struct session *s, bool text, const char *data, size_t len,
+                              struct inbound_turn *turn)
 {
     assert_ptr_equal(s, ws.session);
     assert_false(ws.in_callback);
     ws.in_callback = true;
-    buf_puts(&ws.heard, text ? "t:" : "b:");
-    buf_append(&ws.heard, data, len);
-    buf_puts(&ws.heard, "\n");
-    if (ws.on_message != NULL)
-        ws.on_message(s);
+    ws.calls++;
+    do {
+        buf_puts(&ws.heard, text ? "t:" : "b:");
+        buf_append(&ws.heard, data, len);
+        buf_puts(&ws.heard, "\n");
+        if (ws.on_message != NULL)
+            ws.on_message(s);
+    } while (takes_next && turn != NULL && inbound_next(turn, &text, &data, &len));
     ws.in_callback = false;
 }
 

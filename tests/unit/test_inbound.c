@@ -246,6 +246,81 @@ static void reassembly_has_a_limit_for_all(void **state)
     assert_true(metrics_sum(METRIC_REASSEMBLY_REFUSED) > 0);
 }
 
+/* ---- several messages in one read ---- */
+
+/* Which of them a call of the handler gets, when it asks for more. */
+static void assert_calls(unsigned calls)
+{
+    if (takes_next)
+        assert_int_equal(ws.calls, calls);
+}
+
+static void whole_messages_are_there_one_after_the_other(void **state)
+{
+    (void)state;
+    peer_sends_together(
+        (struct frame[]){{FIN | TEXT, "one"}, {FIN | BINARY, ""}, {FIN | TEXT, "three"}, {TEXT, "fo"}, {0}});
+    assert_heard("t:one\nb:\nt:three\n");
+    assert_calls(1);
+    peer_sends_together((struct frame[]){{FIN | CONTINUATION, "ur"}, {FIN | TEXT, "five"}, {0}});
+    assert_heard("t:one\nb:\nt:three\nt:four\nt:five\n");
+    assert_calls(3);
+}
+
+static void other_frames_come_in_between(void **state)
+{
+    (void)state;
+    peer_sends_together((struct frame[]){{FIN | TEXT, "1"},
+                                         {FIN | TEXT, "2"},
+                                         {FIN | PING, "p"},
+                                         {FIN | TEXT, "3"},
+                                         {FIN | TEXT, "4"},
+                                         {FIN | CLOSE, "\x0f\xa0"},
+                                         {FIN | TEXT, "5"},
+                                         {0}});
+    assert_heard("t:1\nt:2\nt:3\nt:4\n");
+    assert_string_equal(ws.controls, "<1");
+    assert_calls(2);
+    assert_closed(4000, "");
+}
+
+static void a_fault_comes_after_what_was_good(void **state)
+{
+    (void)state;
+    uint64_t before = metrics_sum(METRIC_PROTOCOL_ERRORS);
+    peer_sends_together((struct frame[]){{FIN | TEXT, "1"}, {FIN | TEXT, "2"}, {FIN | TEXT, "\xff"}, {0}});
+    assert_heard("t:1\nt:2\n");
+    assert_calls(1);
+    assert_closed(CLOSECODE_INVALID_DATA, "");
+    assert_int_equal(metrics_sum(METRIC_PROTOCOL_ERRORS) - before, 1);
+}
+
+static void after_one_that_waits_none_is_given(void **state)
+{
+    (void)state;
+    ws.on_message = do_hold;
+    peer_sends_together((struct frame[]){{FIN | TEXT, "1"}, {FIN | TEXT, "2"}, {FIN | TEXT, "3"}, {0}});
+    assert_heard("t:1\n");
+    go_on();
+    assert_heard("t:1\nt:2\nt:3\n");
+    assert_calls(3);
+}
+
+static void a_message_is_not_read_behind_its_input(void **state)
+{
+    (void)state;
+    struct buf out = BUF_INIT;
+    put_frame(&out, FIN | TEXT, "1", 1);
+    put_frame(&out, FIN | TEXT, "second", 6);
+    for (size_t cut = 1; cut < out.len; cut++) {
+        peer_writes(out.data, cut);
+        peer_writes(out.data + cut, out.len - cut);
+        assert_heard("t:1\nt:second\n");
+        ws.heard.len = 0;
+    }
+    buf_fini(&out);
+}
+
 /* ---- messages_per_second ---- */
 
 /* As time does. */
@@ -271,6 +346,23 @@ static void too_many_wait_for_their_time(void **state)
     one_more_comes_free();
     assert_gets(PONG, "p");
     assert_heard("t:1\nt:2\n");
+    one_more_comes_free();
+    assert_heard("t:1\nt:2\nt:3\n");
+}
+
+static void do_limit(struct session *s)
+{
+    (void)s;
+    limits.messages_per_second = 0.001;
+}
+
+static void each_of_several_in_one_read_counts(void **state)
+{
+    (void)state;
+    ws.on_message = do_limit;
+    peer_sends_together((struct frame[]){{FIN | TEXT, "1"}, {FIN | TEXT, "2"}, {FIN | TEXT, "3"}, {0}});
+    assert_heard("t:1\nt:2\n"); /* the first came when there was no limit */
+    assert_true(ws.session->conn->paused);
     one_more_comes_free();
     assert_heard("t:1\nt:2\nt:3\n");
 }
@@ -365,12 +457,12 @@ static void slow_peer_loses_messages_when_told_so(void **state)
     (void)state;
     limits.send_limit = 1 << 20;
     limits.drop = true;
-    int full = 0;
+    uint64_t full = 0, before = metrics_sum(METRIC_SLOW_DROPPED);
     for (int i = 0; i < 100; i++)
         full += send_block(100000) == SESSION_QUEUE_FULL;
     assert_true(full > 0);
     assert_open();
-    assert_int_equal(metrics_sum(METRIC_SLOW_DROPPED), full);
+    assert_int_equal(metrics_sum(METRIC_SLOW_DROPPED) - before, full);
     assert_true(ws.session->conn->out.bytes <= limits.send_limit);
 }
 
@@ -407,7 +499,13 @@ int main(void)
         TEST(only_so_many_are_suspended),
         TEST(handler_that_closes_leaves_nothing),
         TEST(reassembly_has_a_limit_for_all),
+        TEST(whole_messages_are_there_one_after_the_other),
+        TEST(other_frames_come_in_between),
+        TEST(a_fault_comes_after_what_was_good),
+        TEST(after_one_that_waits_none_is_given),
+        TEST(a_message_is_not_read_behind_its_input),
         TEST(too_many_wait_for_their_time),
+        TEST(each_of_several_in_one_read_counts),
         TEST(fragments_count_once),
         TEST(our_close_ends_the_wait),
         TEST(done_when_the_kernel_has_it),
@@ -415,5 +513,7 @@ int main(void)
         TEST(slow_peer_loses_messages_when_told_so),
         TEST(beyond_queue_limit_only_what_the_kernel_takes),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    takes_next = true;
+    return cmocka_run_group_tests(tests, NULL, NULL) + failed;
 }

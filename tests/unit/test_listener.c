@@ -25,10 +25,10 @@ static void the_same_address(void **state)
         {"127.0.0.1:80", "127.0.0.1:8", false},
         {"127.0.0.1:80", "127.0.0.2:80", false},
         {"127.0.0.1:80", "proxy:127.0.0.1:80", true},
-        {"proxy:[::1]:80", "[::1]:80?a=b", true},
-        {"127.0.0.1:80?a=b", "127.0.0.1:80?a=c", true},
+        {"proxy:[::1]:80", "tls:[::1]:80?a=b", true},
+        {"tls:127.0.0.1:80?a=b", "tls:127.0.0.1:80?a=c", true},
         {"127.0.0.1:0", "127.0.0.1:0", false}, /* two ports */
-        {"127.0.0.1:0?a=b", "127.0.0.1:0", false},
+        {"tls:127.0.0.1:0?a=b", "127.0.0.1:0", false},
         {"unix:/a", "proxy:unix:/a", true},
         {"unix:/a", "unix:/ab", false},
         {"unix:/0", "unix:/0", true},
@@ -49,7 +49,7 @@ static void the_same_port(void **state)
         const char *bound, *spec;
         bool same;
     } cases[] = {
-        {"127.0.0.1:80", "*:80", true},        {"127.0.0.1:80", "proxy:*:080?a=b", true},
+        {"127.0.0.1:80", "*:80", true},        {"127.0.0.1:80", "proxy:tls:*:080?a=b", true},
         {"[::1]:80", "127.0.0.1:80", true},    {"127.0.0.1:80", "127.0.0.1:8", false},
         {"127.0.0.1:80", "unix:/a:80", false}, {"unix:/a:80", "127.0.0.1:80", false},
     };
