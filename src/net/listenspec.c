@@ -34,6 +34,7 @@ static int listenspec_set_pair(struct listenspec *s, bool key, const char *file,
 /* "client=optional": whether the client's certificate is asked for only. */
 static int listenspec_set_client(struct listenspec *s, const char *value, struct err *e)
 {
+    s->asks_clients = true;
     s->tls.optional = strcmp(value, "optional") == 0;
     if (s->tls.optional || strcmp(value, "required") == 0)
         return 0;
@@ -73,8 +74,8 @@ static int listenspec_check(const struct listenspec *s, struct err *e)
         return err_set(e, "TLS needs a certificate and its key: ?cert=FILE&key=FILE");
     if (o->pair[o->npairs - 1].key == NULL)
         return err_set(e, "the certificate %s has no key", o->pair[o->npairs - 1].cert);
-    if (o->optional && o->ca == NULL)
-        return err_set(e, "client=optional needs to know who signs clients' certificates: ca=FILE");
+    if (s->asks_clients && o->ca == NULL)
+        return err_set(e, "client= needs to know who signs clients' certificates: ca=FILE");
     return 0;
 }
 

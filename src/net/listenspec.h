@@ -15,6 +15,7 @@
 
 struct listenspec {
     bool proxied, secure;
+    bool asks_clients; /* "client=" is there */
     char *address; /* "127.0.0.1:8080", "unix:/path", "fd:3": not looked at */
     struct tlscontext_options tls;
 };

@@ -152,16 +152,23 @@ static int tlscontext_on_server_name(SSL *ssl, int *alert, void *arg)
     return SSL_TLSEXT_ERR_NOACK;
 }
 
-/* A session is resumed only where the same is asked of clients. */
+/* A session is resumed only where the same is asked of clients, by the same CA: what stands in its file may
+ * have changed since, and a session that is resumed shows no certificate again. After tlscontext_ask_clients. */
 static int tlscontext_set_session_id(SSL_CTX *ctx, const struct tlscontext_options *o)
 {
-    unsigned char hash[EVP_MAX_MD_SIZE];
-    unsigned len = 0;
-    const char *ca = o->ca != NULL ? o->ca : "";
-    if (EVP_Digest(ca, strlen(ca), hash, &len, EVP_sha256(), NULL) != 1)
-        return -1;
-    hash[0] = (unsigned char)(hash[0] ^ (o->optional ? 1 : 0));
-    return SSL_CTX_set_session_id_context(ctx, hash, SSL_MAX_SID_CTX_LENGTH) == 1 ? 0 : -1;
+    unsigned char id[SSL_MAX_SID_CTX_LENGTH] = {0}, hash[EVP_MAX_MD_SIZE];
+    const STACK_OF(X509_OBJECT) *known = X509_STORE_get0_objects(SSL_CTX_get_cert_store(ctx));
+    for (int i = 0; o->ca != NULL && i < sk_X509_OBJECT_num(known); i++) {
+        const X509 *cert = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(known, i));
+        if (cert == NULL) /* a revocation list: it has no meaning here */
+            continue;
+        if (X509_digest(cert, EVP_sha256(), hash, NULL) != 1)
+            return -1;
+        for (size_t k = 0; k < sizeof id; k++) /* in whatever order they are */
+            id[k] ^= hash[k];
+    }
+    id[0] = (unsigned char)(id[0] ^ (o->ca != NULL ? 2 : 0) ^ (o->optional ? 1 : 0));
+    return SSL_CTX_set_session_id_context(ctx, id, sizeof id) == 1 ? 0 : -1;
 }
 
 static int tlscontext_ask_clients(SSL_CTX *ctx, const struct tlscontext_options *o, struct err *e)
@@ -182,15 +189,16 @@ static int tlscontext_add_server(struct tlscontext *x, const struct tlscontext_o
     if (ctx == NULL)
         return err_set(e, "out of memory");
     x->n++;
-    if (tlscontext_set_session_id(ctx, o) < 0 || tickets_use(ctx) < 0)
-        return err_set(e, "OpenSSL refuses to seal session tickets");
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF); /* sessions are in their tickets only */
     SSL_CTX_set_alpn_select_cb(ctx, tlscontext_on_alpn, NULL);
     SSL_CTX_set_tlsext_servername_callback(ctx, tlscontext_on_server_name);
     SSL_CTX_set_tlsext_servername_arg(ctx, x);
-    return tlscontext_use_pair(ctx, o->pair[i].cert, o->pair[i].key, e) < 0
-               ? -1
-               : tlscontext_ask_clients(ctx, o, e);
+    if (tlscontext_use_pair(ctx, o->pair[i].cert, o->pair[i].key, e) < 0 ||
+        tlscontext_ask_clients(ctx, o, e) < 0)
+        return -1;
+    return tlscontext_set_session_id(ctx, o) == 0 && tickets_use(ctx) == 0
+               ? 0
+               : err_set(e, "OpenSSL refuses to seal session tickets");
 }
 
 static struct tlscontext *tlscontext_new(bool server, struct err *e)
