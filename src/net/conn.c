@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "net/peers.h"
 #include "net/tls.h"
 #include "net/worker.h"
@@ -183,6 +184,12 @@ static ssize_t conn_recv(const struct conn *c, uint8_t *to, size_t room)
     return recv(c->io.fd, to, room, 0);
 }
 
+static void conn_log_fault(const struct conn *c)
+{
+    struct log_context about = {.worker = c->worker->index, .conn = c->id};
+    log_write(LOG_DEBUG, &about, "TLS failed: %s", tls_why(c->tls[0]));
+}
+
 /* TLS has failed: tries to have the peer hear why. What it has sent is read first, or the end of the socket
  * would be a reset, which overtakes the alert. */
 static void conn_tell_alert(const struct conn *c)
@@ -195,8 +202,10 @@ static void conn_tell_alert(const struct conn *c)
 /* recv has failed (-1) or come to the peer's end (0). */
 static void conn_on_end(struct conn *c, ssize_t n)
 {
-    if (n < 0 && errno == EPROTO && c->secure)
+    if (n < 0 && errno == EPROTO && c->secure) {
+        conn_log_fault(c);
         conn_tell_alert(c);
+    }
     if (c->state == CONN_OPEN && n == 0) {
         c->ops->on_eof(c);
         assert(c->state != CONN_OPEN || c->paused);

@@ -15,9 +15,10 @@
 /* TLS 1.2: keys that are not kept, ciphers that authenticate. Those of TLS 1.3 are all fit. */
 #define TLSCONTEXT_CIPHERS_12 "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-/* What is spoken inside (RFC 7301), with its length in front. */
-static const unsigned char tlscontext_alpn[] = "\x08http/1.1";
-#define TLSCONTEXT_ALPN_LEN (sizeof tlscontext_alpn - 1)
+/* What is spoken inside (RFC 7301), each with its length in front; a client asks for the first only. */
+static const unsigned char tlscontext_alpn[] = "\x08http/1.1\x08http/1.0";
+#define TLSCONTEXT_ALPN_LEN   (sizeof tlscontext_alpn - 1)
+#define TLSCONTEXT_ALPN_FIRST 9
 
 struct tlscontext {
     _Atomic unsigned refs;
@@ -122,7 +123,7 @@ static SSL_CTX *tlscontext_new_ctx(const SSL_METHOD *method, const struct tlscon
     return NULL;
 }
 
-/* RFC 7301: a client that has a list without http/1.1 is told so. */
+/* RFC 7301: a client that has a list without any of ours is told so. */
 static int tlscontext_on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len,
                               const unsigned char *in, unsigned in_len, void *arg)
 {
@@ -232,7 +233,7 @@ static int tlscontext_add_client(struct tlscontext *x, const struct tlscontext_o
         return err_set(e, "out of memory");
     x->n = 1;
     SSL_CTX_set_verify(ctx, o->no_verify ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
-    if (SSL_CTX_set_alpn_protos(ctx, tlscontext_alpn, TLSCONTEXT_ALPN_LEN) != 0) /* 0 is success */
+    if (SSL_CTX_set_alpn_protos(ctx, tlscontext_alpn, TLSCONTEXT_ALPN_FIRST) != 0) /* 0 is success */
         return err_set(e, "out of memory");
     if (o->npairs > 0 && tlscontext_use_pair(ctx, o->pair[0].cert, o->pair[0].key, e) < 0)
         return -1;

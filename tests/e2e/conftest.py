@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from certificates import Certificates
+
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("TIDEWIRE_BIN", str(ROOT / "build" / "tidewire"))
 PATIENCE = float(os.environ.get("TIDEWIRE_TEST_PATIENCE", "60"))  # seconds before a test that waits for an event gives up
@@ -171,6 +173,21 @@ class Server:
         """A raw TCP client; with a path it has already upgraded."""
         client = Raw(socket.create_connection(("127.0.0.1", self.port), PATIENCE))
         return client.upgrade(path, **headers) if path else client
+
+    def secure(self, context, path=None, name="localhost", session=None, **headers):
+        """The same with TLS; an end without close_notify is an error."""
+        sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        try:
+            client = Raw(context.wrap_socket(sock, server_hostname=name, session=session, suppress_ragged_eofs=False))
+        except Exception:
+            sock.close()
+            raise
+        return client.upgrade(path, **headers) if path else client
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory):
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
