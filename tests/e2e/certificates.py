@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Certificates for one run of the tests, made with the openssl command when they are first asked for, and clients'
 contexts that believe them. No key is kept anywhere else."""
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -12,6 +13,12 @@ KEYS = {"ec": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "rsa": ("rsa:2048",
 class Pair(NamedTuple):
     cert: Path
     key: Path
+
+
+class TlsSocket(ssl.SSLSocket):
+    def shutdown(self, how):
+        """The TCP connection's side ends; TLS goes on as far as it can. Python's own would read on without TLS."""
+        socket.socket.shutdown(self, how)
 
 
 class Certificates:
@@ -67,6 +74,7 @@ class Certificates:
     def context(self, client=None, alpn=None, version=None):
         """A client's: believes our CA, has the client certificate `client`, speaks `version` only."""
         context = ssl.create_default_context(cafile=self.ca())
+        context.sslsocket_class = TlsSocket
         if client is not None:
             context.load_cert_chain(*client)
         if alpn is not None:

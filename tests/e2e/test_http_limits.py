@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from conftest import PATIENCE, Raw
+from conftest import PATIENCE
 
 MIB = 1 << 20
 QUEUED, KEPT = "tidewire_send_queue_bytes", "tidewire_reassembly_bytes"
@@ -67,7 +67,7 @@ def test_streams_wait_for_slow_clients_at_queue_limit_and_are_not_cut(serve):
     assert server.metrics()[CUT] == 0
     total = 0
     for sock in clients:
-        with Raw(sock) as client:
+        with server.wrap(sock) as client:
             head = client.until(b"\r\n\r\n")
             assert b"chunked" in head
             while size := int(client.until(b"\r\n"), 16):

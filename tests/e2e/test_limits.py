@@ -35,7 +35,7 @@ def connect(server, source=None, receive=None):
     if source:
         sock.bind((source, 0))
     sock.connect(("127.0.0.1", server.port))
-    return Raw(sock)
+    return server.wrap(sock)
 
 
 def slow(server, path):
@@ -258,7 +258,7 @@ def test_unix_sockets_are_not_counted(serve, tmp_path):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(PATIENCE)
         sock.connect(f"{tmp_path}/s")
-        clients.append(Raw(sock).upgrade("/x"))
+        clients.append(server.wrap(sock).upgrade("/x"))
     close_all(clients)
 
 
