@@ -310,6 +310,7 @@ int listener_bind(struct listener_set *set, const char *text, size_t count, stru
     if (listenspec_parse(&spec, text, e) < 0)
         return -1;
     set->proxied = spec.proxied;
+    spec.tls.quiet = true; /* listener_check has been here */
     int rc =
         listener_secure(set, text, &spec, e) < 0 ? -1 : listener_bind_address(set, spec.address, count, e);
     if (rc < 0)

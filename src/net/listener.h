@@ -42,7 +42,7 @@ void listener_unlink(struct listener_set *set);
 /* Closes the sockets: no worker's thread runs any more. Removes a unix path. */
 void listener_release(struct listener_set *set);
 
-/* Checks the form, and the certificates. */
+/* Checks the form, and the certificates; warns of those that have expired. */
 int listener_check(const char *spec, struct err *e);
 
 /* The certificates of `spec`, read now: *out is a reference, NULL when it is plain. 0, or -1 with `e` filled.

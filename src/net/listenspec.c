@@ -90,10 +90,13 @@ int listenspec_parse(struct listenspec *s, const char *text, struct err *e)
     s->secure = listenspec_skip(&at, LISTENSPEC_TLS);
     memmove(copy, at, strlen(at) + 1);
     s->address = copy;
-    if (!s->secure)
+    if (!s->secure && strstr(copy, "?cert=") == NULL)
         return 0;
     char *next = strchr(copy, '?');
-    int rc = 0;
+    int rc = !s->secure ? err_set(e, "certificates are for addresses that begin with tls:")
+             : strncmp(copy, LISTENSPEC_PROXY, strlen(LISTENSPEC_PROXY)) == 0
+                 ? err_set(e, "the order is proxy:tls:ADDRESS: the PROXY protocol comes before TLS")
+                 : 0;
     while (next != NULL && rc == 0) {
         *next = '\0';
         char *option = next + 1;

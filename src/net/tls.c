@@ -17,8 +17,8 @@
 /* Sealed bytes that answers to the peer's own messages (key updates) may add while it reads nothing. */
 #define TLS_SEALED_MAX (4 * TLS_BATCH)
 
-/* Key updates (RFC 8446, 4.6.3) in what is received at once. A peer needs one in millions of records; each costs
- * as much as thousands of bytes, so many would keep the other connections waiting. */
+/* Key updates (RFC 8446, 4.6.3) in what is received at once. A peer needs one in millions of records; each
+ * costs as much as thousands of bytes, so many would keep the other connections waiting. */
 #define TLS_KEY_UPDATES_MAX 32
 
 #define TLS_WHY_MAX 160

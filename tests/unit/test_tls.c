@@ -41,8 +41,8 @@ static int make_certificate(void **state)
     assert_non_null(cert);
     X509_gmtime_adj(X509_getm_notBefore(cert), 0);
     X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC, (const uint8_t *)"test", -1, -1,
-                               0);
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC, (const uint8_t *)"test", -1,
+                               -1, 0);
     X509_set_pubkey(cert, key);
     assert_true(X509_sign(cert, key, EVP_sha256()) > 0);
     write_pem(key, cert);
