@@ -39,7 +39,7 @@ CONT, TEXT, BINARY_OP, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 def environment(**extra):
     env = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWIRE_")}
-    env.update({f"TIDEWIRE_{k.upper()}": str(v) for k, v in extra.items()})
+    env.update({f"TIDEWIRE_{k.upper()}": str(v) for k, v in extra.items() if v is not None})
     return env
 
 
