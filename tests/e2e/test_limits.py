@@ -258,7 +258,7 @@ def test_unix_sockets_are_not_counted(serve, tmp_path):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(PATIENCE)
         sock.connect(f"{tmp_path}/s")
-        clients.append(server.wrap(sock).upgrade("/x"))
+        clients.append(Raw(sock).upgrade("/x"))
     close_all(clients)
 
 
