@@ -78,7 +78,7 @@ static bool http1_keep(struct conn *c, const void *data, size_t len)
 static bool http1_keep_if_room(struct conn *c, const void *data, size_t len)
 {
     const struct http1 *h = conn_session(c);
-    if (h->in.len + len <= CONN_SIP || !http1_has_no_room(c, len))
+    if (h->in.len + len <= conn_sip(c) || !http1_has_no_room(c, len))
         return http1_keep(c, data, len);
     metrics_add(c->worker->metrics, METRIC_REASSEMBLY_REFUSED, 1);
     conn_close(c);
@@ -461,6 +461,15 @@ static void http1_set_peer(struct http1 *h, const struct sockaddr *peer)
     memcpy(&h->peer, peer, len);
 }
 
+/* Whether one more may begin a TLS handshake. */
+static bool http1_may_shake_hands(const struct worker *w)
+{
+    if (!worker_over_limit(w, METRIC_TLS_HANDSHAKING, w->config->max_tls_handshakes, 1))
+        return true;
+    metrics_add(w->metrics, METRIC_REFUSED_TLS, 1);
+    return false;
+}
+
 /* The proxy has said who is there: from here on it is as if that client had connected. */
 static void http1_on_proxyline(struct conn *c, const struct proxyline *line)
 {
@@ -471,7 +480,7 @@ static void http1_on_proxyline(struct conn *c, const struct proxyline *line)
     if (source->sa_family != AF_UNSPEC)
         http1_set_peer(h, source);
     int refusal = admission_of_address(c->worker, &h->peer.any, &c->timer.user, &detail);
-    if (refusal != 0 && c->secure)
+    if (c->secure && (refusal != 0 || !http1_may_shake_hands(c->worker)))
         conn_close(c);
     else if (refusal != 0)
         http1_fail(c, refusal, detail);
@@ -555,7 +564,7 @@ static void http1_on_eof(struct conn *c)
         http1_fail(c, 400, "The request ended before its headers did.");
     else if (h->state == HTTP1_BODY)
         http1_fail(c, 400, "The request ended before its body did.");
-    else if (c->out.bytes > 0)
+    else if (conn_is_sending(c))
         conn_finish(c, HTTP1_LINGER_S);
     else
         conn_close(c);
@@ -589,7 +598,7 @@ static bool http1_is_taking(struct conn *c)
         return true;
     uint32_t since = c->worker->wheel.now - c->last_sent;
     double left = c->worker->config->send_timeout - since * (WHEEL_TICK_MS / 1000.0);
-    if (left <= 0 && c->out.bytes > 0)
+    if (left <= 0 && conn_is_sending(c))
         return false;
     conn_set_deadline(c, left > 0 ? left : 0);
     return true;
@@ -608,13 +617,11 @@ static void http1_renew_keep_alive(struct conn *c)
 static void http1_on_timeout(struct conn *c)
 {
     const struct http1 *h = conn_session(c);
-    if (conn_is_shaking_hands(c)) {
-        conn_close(c);
-        return;
-    }
     if (!http1_is_stopping(c))
         http1_renew_keep_alive(c);
-    if (c->out.bytes > 0) {
+    if (conn_is_shaking_hands(c) && (http1_is_stopping(c) || http1_is_too_late(c)))
+        conn_close(c);
+    else if (conn_is_sending(c) && !conn_is_shaking_hands(c)) {
         if (!http1_is_taking(c))
             conn_close(c);
     } else if (c->state != CONN_OPEN)
@@ -702,20 +709,11 @@ static bool http1_is_trusted(const struct worker *w, const struct sockaddr *peer
     return false;
 }
 
-/* Whether one more may begin a TLS handshake. */
-static bool http1_may_shake_hands(const struct worker *w)
-{
-    if (!worker_over_limit(w, METRIC_TLS_HANDSHAKING, w->config->max_tls_handshakes, 1))
-        return true;
-    metrics_add(w->metrics, METRIC_REFUSED_TLS, 1);
-    return false;
-}
-
 /* The connection, with its TLS. NULL: it is not to be, and nothing is left of it. */
 static struct conn *http1_open(struct worker *w, int fd, struct http1 *h, struct spread_how how)
 {
     struct tls *tls = NULL;
-    if (how.tls != NULL && h != NULL && http1_may_shake_hands(w))
+    if (how.tls != NULL && h != NULL && (how.proxied || http1_may_shake_hands(w)))
         tls = tls_create(w, tlscontext_ref(how.tls), NULL);
     if (h == NULL || (how.tls != NULL && tls == NULL)) {
         close(fd);

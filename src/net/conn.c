@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "net/peers.h"
 #include "net/tls.h"
 #include "net/worker.h"
@@ -167,12 +168,28 @@ bool conn_is_shaking_hands(const struct conn *c)
     return conn_is_sealing(c) && !tls_is_ready(c->tls[0]);
 }
 
+size_t conn_sip(const struct conn *c)
+{
+    return c->secure ? CONN_SIP + TLS_SLACK : CONN_SIP;
+}
+
+bool conn_is_sending(const struct conn *c)
+{
+    return c->out.bytes > 0 || (c->secure && tls_sealed(c->tls[0]) > 0);
+}
+
 /* Input is thrown away once the connection is not OPEN: nobody opens it then. */
 static ssize_t conn_recv(const struct conn *c, uint8_t *to, size_t room)
 {
     if (conn_is_sealing(c) && (c->state == CONN_OPEN || conn_is_shaking_hands(c)))
         return tls_recv(c->tls[0], c->io.fd, to, room);
     return recv(c->io.fd, to, room, 0);
+}
+
+static void conn_log_fault(const struct conn *c)
+{
+    struct log_context about = {.worker = c->worker->index, .conn = c->id};
+    log_write(LOG_DEBUG, &about, "TLS failed: %s", tls_why(c->tls[0]));
 }
 
 /* TLS has failed: tries to have the peer hear why. What it has sent is read first, or the end of the socket
@@ -187,8 +204,10 @@ static void conn_tell_alert(const struct conn *c)
 /* recv has failed (-1) or come to the peer's end (0). */
 static void conn_on_end(struct conn *c, ssize_t n)
 {
-    if (n < 0 && errno == EPROTO && c->secure)
+    if (n < 0 && errno == EPROTO && c->secure) {
+        conn_log_fault(c);
         conn_tell_alert(c);
+    }
     if (c->state == CONN_OPEN && n == 0) {
         c->ops->on_eof(c);
         assert(c->state != CONN_OPEN || c->paused);
@@ -214,6 +233,7 @@ static void conn_read_before_tls(struct conn *c)
         return;
     }
     size_t used = c->ops->on_data(c, w->input, (size_t)n);
+    metrics_add(w->metrics, METRIC_BYTES_IN, used);
     if (c->state != CONN_DEAD && used > 0)
         recv(c->io.fd, w->input, used, 0);
 }
@@ -226,10 +246,10 @@ static void conn_read(struct conn *c)
     size_t room = c->state == CONN_OPEN && c->ops->on_room != NULL ? c->ops->on_room(c, &to) : 0;
     if (room == 0) {
         to = c->worker->input;
-        room = !c->sips ? WORKER_INPUT : c->secure ? CONN_SIP + TLS_SLACK : CONN_SIP;
+        room = c->sips ? conn_sip(c) : WORKER_INPUT;
     }
     ssize_t n = conn_recv(c, to, room);
-    if (c->secure && (c->out.bytes > 0 || tls_has_sealed(c->tls[0])))
+    if (c->secure && conn_is_sending(c) && !conn_is_blocked(c))
         conn_mark_dirty(c); /* the handshake goes on, or it is over and what waited for it can leave */
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -312,12 +332,21 @@ static void conn_taken(struct conn *c, size_t n, size_t queue)
         c->ops->on_sent(c, n);
 }
 
+static ssize_t conn_write_sealed(struct conn *c, const struct iovec *iov, int count)
+{
+    size_t before = tls_sealed(c->tls[0]);
+    ssize_t n = tls_send(c->tls[0], c->io.fd, iov, count);
+    if (tls_sealed(c->tls[0]) < before)
+        c->last_sent = c->worker->wheel.now; /* it takes what was sealed long ago */
+    return n;
+}
+
 /* As sendmsg(2). One piece is the rule, and cheaper without the vector. */
-static ssize_t conn_write(const struct conn *c, struct iovec *iov, int count)
+static ssize_t conn_write(struct conn *c, struct iovec *iov, int count)
 {
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
     if (conn_is_sealing(c))
-        return tls_send(c->tls[0], c->io.fd, iov, count);
+        return conn_write_sealed(c, iov, count);
     return count == 1 ? send(c->io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
                       : sendmsg(c->io.fd, &msg, MSG_NOSIGNAL);
 }
@@ -353,6 +382,8 @@ int conn_send_at_once(struct conn *c, const void *data, size_t len)
         n = conn_write_behind(c, (const uint8_t *)data + taken, len - taken);
         taken += n;
     }
+    if (c->secure && taken > 0)
+        conn_mark_dirty(c); /* some of it may be sealed only */
     return taken == len ? 0 : conn_send(c, (const uint8_t *)data + taken, len - taken);
 }
 
@@ -381,7 +412,7 @@ static bool conn_has_output(const struct conn *c)
         return c->out.bytes > 0;
     if (c->state == CONN_FLUSHING)
         tls_end(c->tls[0]);
-    return tls_has_sealed(c->tls[0]);
+    return tls_sealed(c->tls[0]) > 0;
 }
 
 void conn_flush(struct conn *c)
@@ -428,11 +459,21 @@ void conn_finish(struct conn *c, double linger)
     conn_mark_dirty(c);
 }
 
+/* What has been sent is all there is (RFC 8446, 6.1); as far as the socket takes that at once. */
+static void conn_say_end(const struct conn *c)
+{
+    if (c->out.bytes > 0 || !conn_is_sealing(c) || !tls_is_ready(c->tls[0]))
+        return;
+    tls_end(c->tls[0]);
+    tls_send(c->tls[0], c->io.fd, NULL, 0);
+}
+
 void conn_close(struct conn *c)
 {
     struct worker *w = c->worker;
     if (c->state == CONN_DEAD)
         return;
+    conn_say_end(c);
     conn_move(c, CONN_DEAD);
     wheel_remove(&c->timer);
     ev_io_stop(w->loop, &c->io);
@@ -474,6 +515,8 @@ void conn_resume(struct conn *c, const void *data, size_t len)
 bool conn_peer_gone(const struct conn *c, bool or_half)
 {
     struct pollfd p = {.fd = c->io.fd, .events = or_half ? POLLRDHUP : 0};
+    if (or_half && c->secure && tls_is_over(c->tls[0]))
+        return true;
     return poll(&p, 1, 0) > 0 && p.revents != 0; /* POLLHUP and POLLERR come unasked */
 }
 

@@ -66,7 +66,7 @@ struct conn {
     struct wheel_item timer; /* timer.user is the place in the count of its address (peers.h) */
     struct conn *next;       /* in the worker's dirty list */
     uint64_t id;             /* rises; id % number of workers + 1 is the worker */
-    uint32_t last_sent;      /* tick of the worker's wheel at which the kernel last took bytes */
+    uint32_t last_sent;      /* tick of the worker's wheel at which the kernel, or TLS, last took bytes */
     uint8_t state;           /* enum conn_state */
     bool dirty : 1;
     bool later : 1;
@@ -114,6 +114,12 @@ struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, v
 /* Whether its TLS handshake is still to come to an end: nothing can be said to the peer. */
 bool conn_is_shaking_hands(const struct conn *c);
 
+/* The most that on_data is given at once while the connection sips. */
+size_t conn_sip(const struct conn *c);
+
+/* Whether the kernel has not taken all of it yet: bytes wait in the queue, or sealed. */
+bool conn_is_sending(const struct conn *c);
+
 /* Adds bytes to the send queue; they leave at the end of the loop iteration. Ignored unless OPEN. 0, or -1
  * when memory ran out: the connection is then closed. */
 int conn_send(struct conn *c, const void *data, size_t len);
@@ -130,7 +136,7 @@ void conn_flush(struct conn *c);
 /* Sends what is queued, then ends the writing side and lingers for at most `linger` seconds. */
 void conn_finish(struct conn *c, double linger);
 
-/* Ends at once; what is queued is lost. */
+/* Ends at once; what is queued is lost. With TLS the peer hears of the end only when nothing was. */
 void conn_close(struct conn *c);
 
 /* ops->on_timeout is called once `seconds` from now; a later call moves it. */

@@ -124,6 +124,7 @@ int listener_load_tls(const char *text, struct tlscontext **out, struct err *e)
     struct listenspec spec;
     if (listenspec_parse(&spec, text, e) < 0)
         return -1;
+    spec.tls.quiet = true; /* listener_check has been here */
     int rc = listener_make_tls(text, &spec, out, e);
     listenspec_fini(&spec);
     return rc;

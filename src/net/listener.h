@@ -75,7 +75,7 @@ void listener_unlink(struct listener_set *set);
 /* Closes the sockets: no worker's thread runs any more. Removes a unix path. */
 void listener_release(struct listener_set *set);
 
-/* Checks the form, and the certificates. */
+/* Checks the form, and the certificates; warns of those that have expired. */
 int listener_check(const char *spec, struct err *e);
 
 /* Whether only this machine reaches the address, which has nothing before or behind it: loopback, or a unix

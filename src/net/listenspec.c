@@ -47,6 +47,7 @@ static int listenspec_set_pair(struct listenspec *s, bool key, const char *file,
 /* "client=optional": whether the client's certificate is asked for only. */
 static int listenspec_set_client(struct listenspec *s, const char *value, struct err *e)
 {
+    s->asks_clients = true;
     s->tls.optional = strcmp(value, "optional") == 0;
     if (s->tls.optional || strcmp(value, "required") == 0)
         return 0;
@@ -86,8 +87,8 @@ static int listenspec_check(const struct listenspec *s, struct err *e)
         return err_set(e, "TLS needs a certificate and its key: ?cert=FILE&key=FILE");
     if (o->pair[o->npairs - 1].key == NULL)
         return err_set(e, "the certificate %s has no key", o->pair[o->npairs - 1].cert);
-    if (o->optional && o->ca == NULL)
-        return err_set(e, "client=optional needs to know who signs clients' certificates: ca=FILE");
+    if (s->asks_clients && o->ca == NULL)
+        return err_set(e, "client= needs to know who signs clients' certificates: ca=FILE");
     return 0;
 }
 
@@ -100,10 +101,13 @@ int listenspec_parse(struct listenspec *s, const char *text, struct err *e)
     s->address = strdup(at);
     if (s->address == NULL)
         return err_set(e, "out of memory");
-    if (!s->secure)
+    if (!s->secure && strstr(at, "?cert=") == NULL)
         return 0;
     char *next = strchr(s->address, '?');
-    int rc = 0;
+    int rc = !s->secure ? err_set(e, "certificates are for addresses that begin with tls:")
+             : strncmp(at, LISTENSPEC_PROXY, strlen(LISTENSPEC_PROXY)) == 0
+                 ? err_set(e, "the order is proxy:tls:ADDRESS: the PROXY protocol comes before TLS")
+                 : 0;
     while (next != NULL && rc == 0) {
         *next = '\0';
         char *option = next + 1;

@@ -15,7 +15,8 @@
 
 struct listenspec {
     bool proxied, secure;
-    char *address; /* "127.0.0.1:8080", "unix:/path", "fd:3": not looked at */
+    bool asks_clients; /* "client=" is there */
+    char *address;     /* "127.0.0.1:8080", "unix:/path", "fd:3": not looked at */
     struct tlscontext_options tls;
 };
 

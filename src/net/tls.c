@@ -17,6 +17,10 @@
 /* Sealed bytes that answers to the peer's own messages (key updates) may add while it reads nothing. */
 #define TLS_SEALED_MAX (4 * TLS_BATCH)
 
+/* Key updates (RFC 8446, 4.6.3) in what is received at once. A peer needs one in millions of records; each
+ * costs as much as thousands of bytes, so many would keep the other connections waiting. */
+#define TLS_KEY_UPDATES_MAX 32
+
 #define TLS_WHY_MAX 160
 
 enum tls_state { TLS_WAITING, TLS_HANDSHAKE, TLS_READY };
@@ -34,7 +38,8 @@ struct tls {
     char *why;     /* on the heap, since few fail */
     uint8_t state; /* enum tls_state */
     uint8_t end;   /* enum tls_end */
-    bool ended;    /* close_notify is sealed */
+    uint8_t key_updates;
+    bool ended; /* close_notify is sealed */
 };
 
 /* What connections need only while they are worked on. */
@@ -99,6 +104,17 @@ static void tls_make_method(void)
         BIO_meth_free(m);
 }
 
+/* OpenSSL's look at each record and message: nothing else tells that keys are updated. */
+static void tls_on_record(int out, int version, int type, const void *data, size_t len, SSL *ssl, void *arg)
+{
+    (void)version;
+    (void)ssl;
+    struct tls *t = arg;
+    if (!out && type == SSL3_RT_HANDSHAKE && len > 0 && *(const uint8_t *)data == SSL3_MT_KEY_UPDATE &&
+        ++t->key_updates == TLS_KEY_UPDATES_MAX)
+        tls_worker_of(t)->input_len = 0; /* tls_open finds out why nothing is left */
+}
+
 /* ---- life ---- */
 
 /* 0, or -1 when memory runs out. */
@@ -144,6 +160,8 @@ struct tls *tls_create(struct worker *w, struct tlscontext *context, const char 
     BIO_set_data(bio, t);
     BIO_set_init(bio, 1);
     SSL_set_bio(t->ssl, bio, bio); /* takes it over */
+    SSL_set_msg_callback(t->ssl, tls_on_record);
+    SSL_set_msg_callback_arg(t->ssl, t);
     if (tlscontext_is_server(context))
         SSL_set_accept_state(t->ssl);
     else
@@ -166,6 +184,14 @@ static void tls_leave_handshake(struct tls *t, enum metric outcome)
     metrics_add(t->worker->metrics, outcome, 1);
 }
 
+/* Nothing sealed is left. */
+static void tls_drop_sealed(struct tls *t)
+{
+    metrics_sub(t->worker->metrics, METRIC_QUEUED_BYTES, t->sealed.cap);
+    buf_fini(&t->sealed);
+    t->sent = 0;
+}
+
 void tls_destroy(struct tls *t)
 {
     if (t == NULL)
@@ -176,7 +202,7 @@ void tls_destroy(struct tls *t)
     SSL_free(t->ssl);
     tlscontext_unref(t->context);
     tls_facts_unref(t->facts);
-    buf_fini(&t->sealed);
+    tls_drop_sealed(t);
     free(t->why);
     free(t);
 }
@@ -202,9 +228,9 @@ bool tls_is_over(const struct tls *t)
     return t->end != TLS_GOES_ON;
 }
 
-bool tls_has_sealed(const struct tls *t)
+size_t tls_sealed(const struct tls *t)
 {
-    return t->sealed.len > 0;
+    return t->sealed.len - t->sent;
 }
 
 struct tls_facts *tls_facts(const struct tls *t)
@@ -342,12 +368,16 @@ static void tls_look_at_handshake(struct tls *t)
         metrics_add(t->worker->metrics, METRIC_TLS_RESUMED, 1);
 }
 
-/* Moves what OpenSSL has sealed to what is to be sent. */
-static void tls_keep_output(struct tls *t, struct tls_worker *w)
+/* Moves what OpenSSL has sealed, from `from` on, to what is to be sent. */
+static void tls_keep_output(struct tls *t, struct tls_worker *w, size_t from)
 {
-    if (w->output.len > 0 && (t->sealed.len + w->output.len > TLS_SEALED_MAX ||
-                              buf_append(&t->sealed, w->output.data, w->output.len) < 0))
+    size_t len = w->output.len - from, before = t->sealed.cap;
+    if (len > 0 && t->sealed.len + len > TLS_SEALED_MAX)
         tls_fail_with(t, "it does not read what it makes us send");
+    else if (len > 0 && (buf_reserve_exact(&t->sealed, len) < 0 ||
+                         buf_append(&t->sealed, w->output.data + from, len) < 0))
+        tls_fail_with(t, "out of memory");
+    metrics_add(t->worker->metrics, METRIC_QUEUED_BYTES, t->sealed.cap - before);
     w->output.len = 0;
 }
 
@@ -359,6 +389,7 @@ static size_t tls_open(struct tls *t, uint8_t *to, size_t room)
     size_t got = 0, n = 0;
     int rc = 1;
     tls_forget_errors();
+    t->key_updates = 0;
     while (rc == 1 && got < room && (got == 0 || w->input_len > 0 || SSL_has_pending(t->ssl) == 1))
         if ((rc = SSL_read_ex(t->ssl, to + got, room - got, &n)) == 1)
             got += n;
@@ -369,6 +400,8 @@ static size_t tls_open(struct tls *t, uint8_t *to, size_t room)
         t->end = TLS_PEER_ENDED;
     else if (error != SSL_ERROR_WANT_READ)
         tls_fail(t);
+    else if (t->key_updates == TLS_KEY_UPDATES_MAX)
+        tls_fail_with(t, "it updates its keys for ever");
     return got;
 }
 
@@ -396,8 +429,10 @@ ssize_t tls_recv(struct tls *t, int fd, void *to, size_t room)
     w->input_len = (size_t)n;
     size_t got = tls_open(t, to, room);
     w->input_len = 0;
-    tls_keep_output(t, w);
+    tls_keep_output(t, w, 0);
     tls_look_at_handshake(t);
+    if (t->end == TLS_PEER_ENDED && t->state == TLS_HANDSHAKE)
+        tls_fail_with(t, "the peer ended the connection in the handshake");
     if (got > 0)
         return (ssize_t)got;
     if (t->end != TLS_GOES_ON)
@@ -419,8 +454,7 @@ static int tls_send_sealed(struct tls *t, int fd)
             return -1;
         t->sent += (size_t)n;
     }
-    buf_fini(&t->sealed);
-    t->sent = 0;
+    tls_drop_sealed(t);
     return 0;
 }
 
@@ -428,10 +462,7 @@ static int tls_send_sealed(struct tls *t, int fd)
 static void tls_send_output(struct tls *t, struct tls_worker *w, int fd)
 {
     ssize_t n = send(fd, w->output.data, w->output.len, MSG_NOSIGNAL);
-    size_t taken = n > 0 ? (size_t)n : 0;
-    if (taken < w->output.len && buf_append(&t->sealed, w->output.data + taken, w->output.len - taken) < 0)
-        tls_fail_with(t, "out of memory");
-    w->output.len = 0;
+    tls_keep_output(t, w, n > 0 ? (size_t)n : 0);
 }
 
 /* Where the next record's bytes are, and how many: those of one large piece, or several small ones that are
@@ -490,7 +521,7 @@ static void tls_shake_hands(struct tls *t)
     int rc = SSL_do_handshake(t->ssl);
     if (rc != 1 && SSL_get_error(t->ssl, rc) != SSL_ERROR_WANT_READ)
         tls_fail(t);
-    tls_keep_output(t, tls_worker_of(t));
+    tls_keep_output(t, tls_worker_of(t), 0);
 }
 
 ssize_t tls_send(struct tls *t, int fd, const struct iovec *iov, int count)
@@ -526,5 +557,5 @@ void tls_end(struct tls *t)
     ERR_clear_error();
     if (SSL_shutdown(t->ssl) < 0)
         ERR_clear_error();
-    tls_keep_output(t, tls_worker_of(t));
+    tls_keep_output(t, tls_worker_of(t), 0);
 }

@@ -6,7 +6,8 @@
  *
  * What is sent is gathered into records of TLS_RECORD bytes and leaves in one system call for up to TLS_BATCH
  * of them. What the kernel does not take of that is kept sealed, and nothing more is sealed before it is
- * gone; so a connection that is idle, or has nothing blocked, holds no buffer (SSL_MODE_RELEASE_BUFFERS). */
+ * gone; so a connection that is idle, or has nothing blocked, holds no buffer (SSL_MODE_RELEASE_BUFFERS).
+ * What is kept counts as queued (METRIC_QUEUED_BYTES). */
 #ifndef TIDEWIRE_NET_TLS_H
 #define TIDEWIRE_NET_TLS_H
 
@@ -55,8 +56,8 @@ bool tls_is_started(const struct tls *t);
 bool tls_is_ready(const struct tls *t);
 /* Whether the next tls_recv tells of an end, also when nothing arrives. */
 bool tls_is_over(const struct tls *t);
-/* Whether sealed bytes wait for the socket. */
-bool tls_has_sealed(const struct tls *t);
+/* How many sealed bytes wait for the socket. */
+size_t tls_sealed(const struct tls *t);
 /* Borrowed; NULL before it is ready. */
 struct tls_facts *tls_facts(const struct tls *t);
 /* Why it failed, one sentence; "" when it has not. */

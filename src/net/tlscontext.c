@@ -15,9 +15,10 @@
 /* TLS 1.2: keys that are not kept, ciphers that authenticate. Those of TLS 1.3 are all fit. */
 #define TLSCONTEXT_CIPHERS_12 "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-/* What is spoken inside (RFC 7301), with its length in front. */
-static const unsigned char tlscontext_alpn[] = "\x08http/1.1";
-#define TLSCONTEXT_ALPN_LEN (sizeof tlscontext_alpn - 1)
+/* What is spoken inside (RFC 7301), each with its length in front; a client asks for the first only. */
+static const unsigned char tlscontext_alpn[] = "\x08http/1.1\x08http/1.0";
+#define TLSCONTEXT_ALPN_LEN   (sizeof tlscontext_alpn - 1)
+#define TLSCONTEXT_ALPN_FIRST 9
 
 struct tlscontext {
     _Atomic unsigned refs;
@@ -63,38 +64,59 @@ static int tlscontext_refuse(struct err *e, const char *what, const char *path)
     for (unsigned long first; (first = ERR_get_error()) != 0;)
         if (ERR_SYSTEM_ERROR(first)) /* why a file could not be opened comes before that it could not */
             why = strerror((int)ERR_GET_REASON(first));
-        else if (ERR_GET_LIB(first) == ERR_LIB_PEM && ERR_GET_REASON(first) == PEM_R_NO_START_LINE)
-            why = "there is nothing of that kind in it, in PEM form";
+        else if (ERR_GET_REASON(first) == ERR_R_PEM_LIB ||
+                 (ERR_GET_LIB(first) == ERR_LIB_PEM && ERR_GET_REASON(first) == PEM_R_NO_START_LINE))
+            why = "there is none in it that is whole and in PEM form";
     return err_set(e, "%s %s: %s", what, path, why != NULL ? why : "out of memory");
 }
 
 /* Nobody is there who could type a password. */
-static int tlscontext_no_password(char *buf, int size, int writing, void *user)
+static int tlscontext_no_password(char *buf, int size, int writing, void *asked)
 {
     (void)buf;
     (void)size;
     (void)writing;
-    (void)user;
+    if (asked != NULL)
+        *(bool *)asked = true;
     return -1;
 }
 
-static int tlscontext_use_pair(SSL_CTX *ctx, const char *cert, const char *key, struct err *e)
+static bool tlscontext_is_mismatch(unsigned long code)
 {
+    int lib = ERR_GET_LIB(code), reason = ERR_GET_REASON(code);
+    return (lib == ERR_LIB_X509 &&
+            (reason == X509_R_KEY_VALUES_MISMATCH || reason == X509_R_KEY_TYPE_MISMATCH)) ||
+           (lib == ERR_LIB_SSL && reason == SSL_R_NO_CERTIFICATE_ASSIGNED); /* a key of another kind */
+}
+
+static int tlscontext_use_key(SSL_CTX *ctx, const char *cert, const char *key, struct err *e)
+{
+    bool asked = false;
+    ERR_clear_error();
+    SSL_CTX_set_default_passwd_cb_userdata(ctx, &asked);
+    bool ok =
+        SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) == 1 && SSL_CTX_check_private_key(ctx) == 1;
+    SSL_CTX_set_default_passwd_cb_userdata(ctx, NULL);
+    if (ok)
+        return 0;
+    if (!asked && !tlscontext_is_mismatch(ERR_peek_last_error()))
+        return tlscontext_refuse(e, "key", key);
+    ERR_clear_error();
+    return asked ? err_set(e, "key %s: it is behind a password; take that off: openssl pkey -in %s -out NEW",
+                           key, key)
+                 : err_set(e, "key %s: it is not the key of the certificate %s", key, cert);
+}
+
+static int tlscontext_use_pair(SSL_CTX *ctx, const struct tlscontext_options *o, size_t i, struct err *e)
+{
+    const char *cert = o->pair[i].cert;
     ERR_clear_error();
     SSL_CTX_set_default_passwd_cb(ctx, tlscontext_no_password);
     if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1)
         return tlscontext_refuse(e, "certificate", cert);
-    if (X509_cmp_current_time(X509_get0_notAfter(SSL_CTX_get0_certificate(ctx))) < 0)
+    if (!o->quiet && X509_cmp_current_time(X509_get0_notAfter(SSL_CTX_get0_certificate(ctx))) < 0)
         log_warn("certificate %s: it has expired, clients will refuse it: put a new one there", cert);
-    ERR_clear_error();
-    if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) == 1 && SSL_CTX_check_private_key(ctx) == 1)
-        return 0;
-    int reason = ERR_GET_REASON(ERR_peek_last_error());
-    if (reason == X509_R_KEY_VALUES_MISMATCH || reason == X509_R_KEY_TYPE_MISMATCH) {
-        ERR_clear_error();
-        return err_set(e, "key %s: it is not the key of the certificate %s", key, cert);
-    }
-    return tlscontext_refuse(e, "key", key);
+    return tlscontext_use_key(ctx, cert, o->pair[i].key, e);
 }
 
 /* Whose certificates are believed. */
@@ -122,7 +144,7 @@ static SSL_CTX *tlscontext_new_ctx(const SSL_METHOD *method, const struct tlscon
     return NULL;
 }
 
-/* RFC 7301: a client that has a list without http/1.1 is told so. */
+/* RFC 7301: a client that has a list without any of ours is told so. */
 static int tlscontext_on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len,
                               const unsigned char *in, unsigned in_len, void *arg)
 {
@@ -152,16 +174,24 @@ static int tlscontext_on_server_name(SSL *ssl, int *alert, void *arg)
     return SSL_TLSEXT_ERR_NOACK;
 }
 
-/* A session is resumed only where the same is asked of clients. */
+/* A session is resumed only where the same is asked of clients, by the same CA: what stands in its file may
+ * have changed since, and a session that is resumed shows no certificate again. After tlscontext_ask_clients.
+ */
 static int tlscontext_set_session_id(SSL_CTX *ctx, const struct tlscontext_options *o)
 {
-    unsigned char hash[EVP_MAX_MD_SIZE];
-    unsigned len = 0;
-    const char *ca = o->ca != NULL ? o->ca : "";
-    if (EVP_Digest(ca, strlen(ca), hash, &len, EVP_sha256(), NULL) != 1)
-        return -1;
-    hash[0] = (unsigned char)(hash[0] ^ (o->optional ? 1 : 0));
-    return SSL_CTX_set_session_id_context(ctx, hash, SSL_MAX_SID_CTX_LENGTH) == 1 ? 0 : -1;
+    unsigned char id[SSL_MAX_SID_CTX_LENGTH] = {0}, hash[EVP_MAX_MD_SIZE];
+    const STACK_OF(X509_OBJECT) *known = X509_STORE_get0_objects(SSL_CTX_get_cert_store(ctx));
+    for (int i = 0; o->ca != NULL && i < sk_X509_OBJECT_num(known); i++) {
+        const X509 *cert = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(known, i));
+        if (cert == NULL) /* a revocation list: it has no meaning here */
+            continue;
+        if (X509_digest(cert, EVP_sha256(), hash, NULL) != 1)
+            return -1;
+        for (size_t k = 0; k < sizeof id; k++) /* in whatever order they are */
+            id[k] ^= hash[k];
+    }
+    id[0] = (unsigned char)(id[0] ^ (o->ca != NULL ? 2 : 0) ^ (o->optional ? 1 : 0));
+    return SSL_CTX_set_session_id_context(ctx, id, sizeof id) == 1 ? 0 : -1;
 }
 
 static int tlscontext_ask_clients(SSL_CTX *ctx, const struct tlscontext_options *o, struct err *e)
@@ -182,15 +212,15 @@ static int tlscontext_add_server(struct tlscontext *x, const struct tlscontext_o
     if (ctx == NULL)
         return err_set(e, "out of memory");
     x->n++;
-    if (tlscontext_set_session_id(ctx, o) < 0 || tickets_use(ctx) < 0)
-        return err_set(e, "OpenSSL refuses to seal session tickets");
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF); /* sessions are in their tickets only */
     SSL_CTX_set_alpn_select_cb(ctx, tlscontext_on_alpn, NULL);
     SSL_CTX_set_tlsext_servername_callback(ctx, tlscontext_on_server_name);
     SSL_CTX_set_tlsext_servername_arg(ctx, x);
-    return tlscontext_use_pair(ctx, o->pair[i].cert, o->pair[i].key, e) < 0
-               ? -1
-               : tlscontext_ask_clients(ctx, o, e);
+    if (tlscontext_use_pair(ctx, o, i, e) < 0 || tlscontext_ask_clients(ctx, o, e) < 0)
+        return -1;
+    return tlscontext_set_session_id(ctx, o) == 0 && tickets_use(ctx) == 0
+               ? 0
+               : err_set(e, "OpenSSL refuses to seal session tickets");
 }
 
 static struct tlscontext *tlscontext_new(bool server, struct err *e)
@@ -224,9 +254,9 @@ static int tlscontext_add_client(struct tlscontext *x, const struct tlscontext_o
         return err_set(e, "out of memory");
     x->n = 1;
     SSL_CTX_set_verify(ctx, o->no_verify ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
-    if (SSL_CTX_set_alpn_protos(ctx, tlscontext_alpn, TLSCONTEXT_ALPN_LEN) != 0) /* 0 is success */
+    if (SSL_CTX_set_alpn_protos(ctx, tlscontext_alpn, TLSCONTEXT_ALPN_FIRST) != 0) /* 0 is success */
         return err_set(e, "out of memory");
-    if (o->npairs > 0 && tlscontext_use_pair(ctx, o->pair[0].cert, o->pair[0].key, e) < 0)
+    if (o->npairs > 0 && tlscontext_use_pair(ctx, o, 0, e) < 0)
         return -1;
     if (o->ca != NULL)
         return tlscontext_use_ca(ctx, o->ca, e);

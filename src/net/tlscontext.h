@@ -25,6 +25,7 @@ struct tlscontext_options {
     bool optional;  /* server: clients without a certificate are served too */
     bool only_13;   /* no TLS 1.2 */
     bool no_verify; /* client: anyone is believed */
+    bool quiet;     /* an expired certificate has been warned of already */
 };
 
 struct tlscontext;

@@ -108,6 +108,12 @@ static void conffile_add_tls(lua_State *L, const struct conffile *f, int at)
     }
     if (n == 0)
         conffile_add_pair(L, f, at);
+    else if (lua_getfield(L, -1, "cert") != LUA_TNIL || lua_getfield(L, -2, "key") != LUA_TNIL)
+        luaL_error(
+            L, "%s: listen: tls: with several certificates each is an element, { cert = FILE, key = FILE }",
+            f->path);
+    else
+        lua_pop(L, 2);
     conffile_add_option(L, f, at, "ca", true);
     conffile_add_option(L, f, at, "client", false);
     conffile_add_option(L, f, at, "min", false);
@@ -119,7 +125,8 @@ static void conffile_write_listener(lua_State *L, const struct conffile *f)
 {
     static const char *const names[] = {"address", "proxy", "tls", NULL};
     conffile_check_names(L, f, "listen", names, "address, proxy and tls");
-    lua_getfield(L, -1, "proxy");
+    if (lua_getfield(L, -1, "proxy") != LUA_TNIL && !lua_isboolean(L, -1))
+        luaL_error(L, "%s: listen: proxy is a %s, not true or false", f->path, luaL_typename(L, -1));
     bool proxied = lua_toboolean(L, -1);
     bool secure = lua_getfield(L, -2, "tls") != LUA_TNIL;
     if (secure && !lua_istable(L, -1))

@@ -18,9 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from certificates import Certificates
+
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("TIDEWIRE_BIN", str(ROOT / "build" / "tidewire"))
 PATIENCE = float(os.environ.get("TIDEWIRE_TEST_PATIENCE", "60"))  # seconds before a test that waits for an event gives up
+
+# Every server that is not told where to listen does so with TLS, and raw clients speak it.
+OVER_TLS = os.environ.get("TIDEWIRE_TEST_TLS", "") != ""
 
 # What a test says about memory or speed is not true of a server that ThreadSanitizer shadows.
 not_under_tsan = pytest.mark.skipif(f"{os.sep}tsan{os.sep}" in BINARY, reason="measures what ThreadSanitizer distorts")
@@ -51,6 +56,7 @@ class Server:
     def __init__(self, script, folder, *args, **options):
         self.folder = folder
         self.control_path = folder / "control.sock"
+        self.context = None  # of raw clients; None: plain
         options.setdefault("listen", "127.0.0.1:0")
         options.setdefault("control", self.control_path)
         self.script = script
@@ -174,26 +180,48 @@ class Server:
         self.process.stdout.close()
 
     def url(self, path="/"):
-        return f"ws://127.0.0.1:{self.port}{path}"
+        return f"{'ws' if self.context is None else 'wss'}://127.0.0.1:{self.port}{path}"
 
     def raw(self, path=None, **headers):
         """A raw TCP client; with a path it has already upgraded."""
+        if self.context is not None:
+            return self.secure(self.context, path, **headers)
         client = Raw(socket.create_connection(("127.0.0.1", self.port), PATIENCE))
         return client.upgrade(path, **headers) if path else client
 
+    def secure(self, context, path=None, name="localhost", session=None, **headers):
+        """The same with TLS; an end without close_notify is an error."""
+        client = secured(socket.create_connection(("127.0.0.1", self.port), PATIENCE), context, name, session)
+        return client.upgrade(path, **headers) if path else client
+
+    def wrap(self, sock):
+        """A raw client on this connected socket."""
+        return Raw(sock) if self.context is None else secured(sock, self.context)
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory):
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
 
 @pytest.fixture
-def serve(tmp_path):
+def serve(tmp_path, request, monkeypatch):
     """serve(lua_source, *flags, key=value...) starts a server and returns it; it must end with exit code 0 (see
     expected_exit) and without a word from a sanitizer."""
     servers = []
+    certs = request.getfixturevalue("certs") if OVER_TLS else None
+    if certs:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certs.ca()))
+        monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(certs.ca()))
 
     def start(source, *args, name="main.lua", **options):
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
         script = folder / name
         script.write_text(source, encoding="utf-8")
-        server = Server(script, folder, *args, **options)
+        over_tls = certs and "listen" not in options and not {"-l", "--listen"} & set(args)
+        server = Server(script, folder, *args, **({"listen": certs.spec(), **options} if over_tls else options))
+        server.context = certs.context() if over_tls else None
         servers.append(server)
         return server
     yield start
@@ -335,6 +363,15 @@ class Raw:
         assert got == code, f"close code {got} ({payload[2:]!r}), not {code}"
         self.expect_end()
         return payload[2:].decode()
+
+
+def secured(sock, context, name="localhost", session=None):
+    """A raw client whose TLS handshake is over; an end without close_notify is an error."""
+    try:
+        return Raw(context.wrap_socket(sock, server_hostname=name, session=session, suppress_ragged_eofs=False))
+    except Exception:
+        sock.close()
+        raise
 
 
 def frame(opcode, payload=b"", fin=True, rsv=0, mask=b"\x11\x22\x33\x44", length=None, size=None):

@@ -71,17 +71,22 @@ def page():
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory, page):
+def open_browser(folder, page, *flags):
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                  "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                 "--disable-dev-shm-usage", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+                 "--disable-dev-shm-usage", f"--user-data-dir={folder}", *flags):
         options.add_argument(flag)
     driver = webdriver.Chrome(service=Service("/usr/bin/chromedriver"), options=options)
     driver.set_script_timeout(PATIENCE)
     driver.get(page)
+    return driver
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory, page):
+    driver = open_browser(tmp_path_factory.mktemp("chromium"), page)
     yield driver
     driver.quit()
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from conftest import BINARY_OP, CONT, PATIENCE, PING, PONG, TEXT, Raw, frame
+from conftest import BINARY_OP, CONT, PATIENCE, PING, PONG, TEXT, frame
 from test_compression import ALL, ECHO, Peer, noise, prose
 
 MOVED = 'tidewire_migrations_total{outcome="moved"}'
@@ -173,7 +173,7 @@ def slow_peer(server):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(PATIENCE)
     sock.connect(("127.0.0.1", server.port))
-    return Peer(server, "/slow", raw=Raw(sock))
+    return Peer(server, "/slow", raw=server.wrap(sock))
 
 
 def test_what_arrives_after_dropped_messages_is_right(serve):

@@ -35,7 +35,7 @@ def connect(server, source=None, receive=None):
     if source:
         sock.bind((source, 0))
     sock.connect(("127.0.0.1", server.port))
-    return Raw(sock)
+    return server.wrap(sock)
 
 
 def slow(server, path):

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from conftest import (BINARY_OP, CLOSE, CONT, PATIENCE, PING, PONG, TEXT, Raw, close_payload, frame)
+from conftest import (BINARY_OP, CLOSE, CONT, PATIENCE, PING, PONG, TEXT, close_payload, frame)
 from migrating import FAILED, MOVED, TOOLS, ask, code, move, on_each_worker, served_by, tell
 
 HELLO = 'ws:send(table.concat({"hello", NAME, tostring(ws.migrated), ws.generation, app.generation}, " "))'
@@ -237,7 +237,7 @@ def test_what_waits_to_be_sent_is_sent(serve):
     sock.settimeout(PATIENCE)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
-    with Raw(sock).upgrade("/run") as client:
+    with server.wrap(sock).upgrade("/run") as client:
         tell(client, """for i = 1, 200 do ws:send(i .. ('x'):rep(65536)) end
             ws:send('end', function(ok, why) log.info('sent', ok, why) end) return NAME""")
         server.wait_metric("tidewire_send_queue_bytes", lambda n: n > 1 << 20)

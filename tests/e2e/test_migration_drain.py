@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from conftest import CLOSE, PATIENCE, TEXT, Raw, close_payload, frame
+from conftest import CLOSE, PATIENCE, TEXT, close_payload, frame
 from migrating import MOVED, TAKEN, TOOLS, ask, code, move, on_each_worker, served_by, tell
 
 LEFT = "generation 1: .* left at the end of reload_drain is cancelled.*"
@@ -245,7 +245,7 @@ def narrow(server):
     sock.settimeout(PATIENCE)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
-    return Raw(sock).upgrade("/run")
+    return server.wrap(sock).upgrade("/run")
 
 
 SEND = """for i = 1, 100 do ws:send(('x'):rep(65536)) end

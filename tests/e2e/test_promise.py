@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from conftest import BINARY_OP, CLOSE, PATIENCE, TEXT, Raw, close_payload, frame
+from conftest import BINARY_OP, CLOSE, PATIENCE, TEXT, close_payload, frame
 from test_tasks import CUT, ERRORS, RUN, ask, begins_to_wait, vanish, whole_log
 
 # ---- outcomes ----
@@ -345,7 +345,7 @@ def slow_client(server, path="/flood"):
     sock.settimeout(PATIENCE)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
-    return Raw(sock).upgrade(path)
+    return server.wrap(sock).upgrade(path)
 
 
 COUNT, SIZE = 300, 32768

@@ -656,7 +656,7 @@ def narrow(server, path):
     sock.settimeout(PATIENCE)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
-    return Raw(sock).upgrade(path)
+    return server.wrap(sock).upgrade(path)
 
 
 def assert_echoes(client):

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from conftest import BINARY_OP, CLOSE, PATIENCE, TEXT, Raw, close_payload, run
+from conftest import BINARY_OP, CLOSE, PATIENCE, TEXT, close_payload, run
 
 MIB = 1 << 20
 DROPPED = 'tidewire_messages_dropped_total{reason="slow"}'
@@ -107,7 +107,7 @@ def slow(server, path):
     sock.settimeout(PATIENCE)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
-    return Client(Raw(sock).upgrade(path))
+    return Client(server.wrap(sock).upgrade(path))
 
 
 def hurry(client):

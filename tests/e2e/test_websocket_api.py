@@ -38,7 +38,7 @@ def slow_client(server, path):
     sock.settimeout(PATIENCE)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
-    return Raw(sock).upgrade(path)
+    return server.wrap(sock).upgrade(path)
 
 
 def read_big(client, size=BIG):
