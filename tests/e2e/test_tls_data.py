@@ -15,6 +15,7 @@ import websockets
 
 from conftest import BINARY_OP, CLOSE, PATIENCE, PING, PONG, TEXT, close_payload, frame, not_under_tsan
 from test_clients import BROWSER_ECHO, open_browser, page  # noqa: F401
+from test_limits import measured, resident  # noqa: F401
 
 VERSIONS = pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
 KIB, MIB = 1 << 10, 1 << 20
@@ -193,7 +194,7 @@ def test_a_reload_keeps_connections_under_traffic(server, context):
     async def traffic(stop):
         async with connect(server, context) as ws:
             n = 0
-            while not stop.is_set():
+            while n == 0 or not stop.is_set():
                 await ws.send(f"{n}")
                 assert await ws.recv() == f"{n}"
                 n += 1
@@ -339,11 +340,7 @@ def test_chromium(server, trusting_browser):
 # ---- much of it ----
 
 @not_under_tsan
-def test_memory_and_descriptors_are_flat_over_many_connections(server, context):
-    def resident():
-        with open(f"/proc/{server.pid}/statm", encoding="ascii") as f:
-            return int(f.read().split()[1]) * 4096
-
+def test_memory_and_descriptors_are_flat_over_many_connections(measured, server, context):  # noqa: F811
     def some(n):
         for i in range(n):
             if i % 4 == 0:  # gives up in the handshake
@@ -356,9 +353,9 @@ def test_memory_and_descriptors_are_flat_over_many_connections(server, context):
                     assert client.text() == "x" * 1000
         server.wait_metric("tidewire_connections", 0)
     some(400)
-    memory, descriptors = resident(), len(os.listdir(f"/proc/{server.pid}/fd"))
+    memory, descriptors = resident(server), len(os.listdir(f"/proc/{server.pid}/fd"))
     some(1200)
     assert len(os.listdir(f"/proc/{server.pid}/fd")) == descriptors
-    assert resident() < memory + 2 * MIB
+    assert resident(server) < memory + 2 * MIB
     metrics = server.metrics()
     assert metrics["tidewire_tls_handshaking"] == metrics["tidewire_tls_connections"] == 0

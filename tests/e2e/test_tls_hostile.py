@@ -47,7 +47,7 @@ class Slow:
             for i in range(0, len(data), step):
                 self.sock.sendall(data[i:i + step])
             if not data:
-                self.heard.write(self.sock.recv(65536))
+                self._hear()
         self.sock.sendall(self.said.read())
 
     def _is_done(self):
@@ -65,7 +65,12 @@ class Slow:
             try:
                 return self.tls.read()
             except ssl.SSLWantReadError:
-                self.heard.write(self.sock.recv(65536))
+                self._hear()
+
+    def _hear(self):
+        data = self.sock.recv(65536)
+        assert data, "the server has ended the connection"
+        self.heard.write(data)
 
 
 def hello_of(context):
