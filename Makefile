@@ -111,7 +111,7 @@ cover: ## line coverage of the unit and end-to-end tests
 
 bench: ## everything beside its peers, into tests/bench/RESULTS.md: make bench ARGS='echo fan --rounds 3'
 	@scripts/deps bench
-	@$(MAKE) --no-print-directory binary bench-tools bench-peers
+	@$(MAKE) --no-print-directory binary tuned bench-tools bench-peers
 	@$(PYTHON) tests/bench/bench.py $(ARGS)
 
 tuned: ## build/tuned/tidewire: laid out by a profile of itself under load, some percent faster; takes two minutes

@@ -120,7 +120,7 @@ def http(o, server, options):
 
 
 TLS = ("Tidewire TLS", "Tidewire behind nginx TLS", "Bun TLS", "node ws TLS")
-ECHO = ("Tidewire", "floor", "Bun", "libwebsockets", "gorilla", "node ws")
+ECHO = ("Tidewire", peers.TUNED, "floor", "Bun", "libwebsockets", "gorilla", "node ws")
 FAN_WORK = {"1 to 1,000, 20 B": ("1-to-n", 1000, 20, 1), "1 to 1,000, 20 B, 16 in flight": ("1-to-n", 1000, 20, 16),
             "100 to 100, 20 B": ("n-to-n", 100, 20, 1), "500 to 500, 20 B": ("n-to-n", 500, 20, 1),
             "100 to 100, 1 KiB": ("n-to-n", 100, 1024, 1), "500 to 500, 1 KiB": ("n-to-n", 500, 1024, 1)}

@@ -15,6 +15,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build"
+TUNED = "Tidewire tuned"  # what `make tuned` makes
 BINARY = os.environ.get("TIDEWIRE_BIN", str(BUILD / "tidewire"))
 
 NGINX = """
@@ -221,8 +222,9 @@ def floor(path, prefix=()):
 
 def start(name, work, folder, prefix=()):
     """The server of that name, for `work`, "echo" or "fan" where that is not the same one: a context of (pid, port),
-    or of ((pid, pid), port) when it is two processes. A name that ends with " TLS" is of one that speaks it. `folder` is for what it writes. Raises LookupError with the reason when it is not here, OSError or SystemExit when
-    it does not start."""
+    or of ((pid, pid), port) when it is two processes. A name that ends with " TLS" is of one that speaks it. `folder` is
+    for what it writes. Raises LookupError with the reason when it is not here, OSError or SystemExit when it does not
+    start."""
     name, tls = name.removesuffix(" TLS"), name.endswith(" TLS")
     if name == "Bun":
         binary, missing = find_bun(BUILD / "peers")
@@ -230,7 +232,7 @@ def start(name, work, folder, prefix=()):
             raise LookupError(missing)
         return bun(binary, HERE / f"bun_{work}.js", prefix, tls)
     script = HERE / "bench.lua"
-    path = {"Tidewire": Path(BINARY), "floor": BUILD / "bench" / "floor", "libwebsockets": BUILD / "bench" / "lws_echo",
+    path = {"Tidewire": Path(BINARY), TUNED: BUILD / "tuned" / "tidewire", "floor": BUILD / "bench" / "floor", "libwebsockets": BUILD / "bench" / "lws_echo",
             "gorilla": BUILD / "peers" / "gorilla_echo"}.get(name)
     if path and not path.exists():
         raise LookupError(f"{path.relative_to(BUILD.parent)} is not built")
@@ -239,6 +241,7 @@ def start(name, work, folder, prefix=()):
             raise LookupError("nginx is not here")
     return {
         "Tidewire": lambda: tidewire(BINARY, script, prefix, tls=tls),
+        TUNED: lambda: tidewire(path, script, prefix),
         "Tidewire behind nginx": lambda: behind_nginx(BINARY, script, folder, prefix),
         "1 worker": lambda: tidewire(BINARY, script, prefix),
         "2 workers": lambda: tidewire(BINARY, script, prefix, ("--workers", "2", "--pin-workers")),
