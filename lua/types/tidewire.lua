@@ -434,6 +434,21 @@ function ws:pong(payload) end
 ---@overload fun(self: tidewire.ws, code: integer, done: tidewire.done): true?, nil|"closed"
 function ws:close(code, reason, done) end
 
+---The client's certificate, which has been checked.
+---@class tidewire.tls_client
+---@field subject string "CN=alice,O=Example"
+---@field issuer string
+---@field serial string hexadecimal
+---@field fingerprint string SHA-256 of the certificate, hexadecimal
+
+---What TLS has agreed on.
+---@class tidewire.tls
+---@field version "TLSv1.2"|"TLSv1.3"
+---@field cipher string OpenSSL's name of it
+---@field server_name string? the name that the client asked for
+---@field resumed boolean whether an earlier session goes on
+---@field client tidewire.tls_client? nil when it has shown no certificate
+
 ---A request; read-only.
 ---@class tidewire.req
 ---@field method string
@@ -445,6 +460,7 @@ function ws:close(code, reason, done) end
 ---@field cookies table<string, string> by name; the first of several
 ---@field body string "" when there is none
 ---@field remote_address string for example "127.0.0.1", "::1"; "unix:" for a unix socket; the client's behind trusted_proxies
+---@field tls tidewire.tls? what TLS has agreed on; nil for a plain connection
 ---@field id integer no other request of this server process has or had it
 ---@field context table empty at first: what middleware and should_upgrade leave here, the handlers find
 local req = {}
