@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the tests of a configuration that changes at a reload share (test_settings*.py)."""
 import re
+import socket
 from pathlib import Path
 
 from migrating import code
@@ -22,6 +23,13 @@ def put(path, text):
     new = Path(f"{path}.new")
     new.write_text(text, encoding="utf-8")
     new.rename(path)
+
+
+def free_everywhere():
+    """A port that no client of another test has on any address, for servers that are going to listen on all."""
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return probe.getsockname()[1]
 
 
 class Configured:

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from conftest import PATIENCE, Raw
-from configured import Configured, put
+from configured import Configured, free_everywhere, put
 from migrating import REFUSED, TAKEN
 
 TOKEN, OTHER = "the-first-token", "the-second-token"
@@ -75,8 +75,8 @@ def test_one_can_move(configured):
 
 
 def test_another_address_may_have_the_same_port(configured):
-    c = configured(admin="127.0.0.1:0")
-    _, port = c.address()
+    port = free_everywhere()
+    c = configured(admin=f"127.0.0.1:{port}")
     for number, address in enumerate([f"0.0.0.0:{port}", f"127.0.0.1:{port}"], 2):
         assert c.reload(quoted(admin=address, admin_token=TOKEN)), c.server.log
         with Raw(socket.create_connection(("127.0.0.1", port), PATIENCE)) as client:

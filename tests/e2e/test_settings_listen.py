@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import BINARY, PATIENCE, Raw
-from configured import SCRIPT, Configured, addresses, get, lua, put
+from configured import SCRIPT, Configured, addresses, free_everywhere, get, lua, put
 from migrating import ask, served_by, tell
 
 UNDER_TSAN = "tsan" in BINARY
@@ -149,9 +149,7 @@ def test_only_what_is_written_before_the_address_changes(listening, tmp_path):
 
 def test_one_address_of_the_machine_becomes_all(listening):
     """The new one is bound while the old one still has its port."""
-    with socket.socket() as probe:  # for one that no client of another test has on another address
-        probe.bind(("0.0.0.0", 0))
-        port = probe.getsockname()[1]
+    port = free_everywhere()
     c = listening(f"127.0.0.1:{port}", workers=2)
     with connect("127.0.0.1", port).upgrade("/run") as client:
         start = c.listen(f"*:{port}")
