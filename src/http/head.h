@@ -56,6 +56,8 @@ struct tls_facts;
 /* One malloc block: this struct, then the fields, then the raw bytes. */
 struct head {
     _Atomic uint32_t refs;
+    uint16_t nfields;
+    uint16_t nbytes;
     uint64_t content_length;
     uint64_t id;             /* of the request, unique in this process; the HTTP side sets it */
     struct tls_facts *tls;   /* of its connection; NULL: plain. The HTTP side sets it; a reference */
@@ -63,8 +65,6 @@ struct head {
     struct head_span path;   /* absolute path, still percent-encoded; "*" for OPTIONS * */
     struct head_span query;  /* after the '?', which is not part of it; empty when there is none */
     struct head_span method_name;
-    uint16_t nfields;
-    uint16_t nbytes;
     uint8_t method; /* enum llhttp_method */
     uint8_t minor;  /* HTTP/1.minor */
     uint8_t flags;
