@@ -4,6 +4,7 @@ is its parameter; and a table of the results by section."""
 import importlib.util
 import re
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def load_e2e():
     path = Path(__file__).resolve().parents[1] / "e2e" / "conftest.py"
     spec = importlib.util.spec_from_file_location("e2e_conftest", path)
     module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent))  # for what it imports
     spec.loader.exec_module(module)
     return module
 
