@@ -267,7 +267,8 @@ def parse():
     parser.add_argument("--quick", action="store_true", help="one round of 0.3 s, to see that all works; writes "
                         "quick.json and quick.md in build/bench")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all values [build/bench/results.json]; parts that "
-                        "are not run stay as they are in it, and in the report")
+                        "are not run stay as they are in it, and in the report; where it is not there yet and not "
+                        "all parts are run, that goes where --quick writes")
     parser.add_argument("--only", metavar="NAME,NAME", help="servers to measure, by their names in the tables; writes "
                         "where --quick does")
     parser.add_argument("--cpus", metavar="SERVER,CLIENT", help="processors [the first two that it may use]")
@@ -283,7 +284,11 @@ def parse():
     if o.quick:
         o.rounds, o.seconds = 1, 0.3
     o.warm_up = min(0.5, o.seconds / 3)
-    aside = o.quick or o.only
+    partial = o.parts and set(o.parts) != set(NAMES)
+    nothing_there = not (o.json or TOOLS / "results.json").exists()
+    if o.report_only and nothing_there:
+        parser.error("there are no values yet: run it without --report-only first")
+    aside = o.quick or o.only or (partial and nothing_there)  # or the parts that are not run would go from the report
     o.only = set(o.only.split(",")) if o.only else None
     o.parts = o.parts or NAMES
     o.json = o.json or TOOLS / ("quick.json" if aside else "results.json")
