@@ -238,7 +238,14 @@ static void conn_read_before_tls(struct conn *c)
         recv(c->io.fd, w->input, used, 0);
 }
 
-static void conn_mark_dirty(struct conn *c);
+static void conn_mark_dirty(struct conn *c)
+{
+    if (c->dirty)
+        return;
+    c->dirty = true;
+    c->next = c->worker->dirty;
+    c->worker->dirty = c;
+}
 
 static void conn_read(struct conn *c)
 {
@@ -295,15 +302,6 @@ struct conn *conn_create(struct worker *w, int fd, const struct conn_ops *ops, v
     ev_io_start(w->loop, &c->io);
     worker_conn_opened(w);
     return c;
-}
-
-static void conn_mark_dirty(struct conn *c)
-{
-    if (c->dirty)
-        return;
-    c->dirty = true;
-    c->next = c->worker->dirty;
-    c->worker->dirty = c;
 }
 
 /* `len` bytes have been added to the queue, or, when `rc` is not 0, have found no memory. */
